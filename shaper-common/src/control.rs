@@ -1,0 +1,42 @@
+//! Requests of the daemon that the kernel carries out itself, through
+//! `BPF_PROG_TEST_RUN` of a program that is attached nowhere: so that what
+//! opens, closes or forgets is the same code, with the same atomics, that the
+//! sockets' own events run.
+
+use crate::key::FlowKey;
+
+/// What to do.
+pub mod op {
+    /// Track an open connection: [`super::Control::key`].
+    pub const ADOPT: u32 = 1;
+    /// Stop tracking a connection that is gone.
+    pub const CLOSE: u32 = 2;
+    /// Remove the client `key.client` if it has no connection, owes nothing and
+    /// was not seen since [`super::Control::value`] (ktime in ns).
+    pub const FORGET: u32 = 3;
+    /// Set the number of connections of the client `key.client` to
+    /// [`super::Control::value`].
+    pub const COUNT: u32 = 4;
+}
+
+/// The program did what was asked.
+pub const DONE: u32 = 1;
+
+/// A request, the whole payload of the test run. It starts where an Ethernet
+/// header would, because the kernel insists on one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Always zero: an unknown EtherType.
+    pub _ethernet: [u32; 4],
+    /// One of [`op`].
+    pub op: u32,
+    /// Always zero.
+    pub _pad: u32,
+    /// Depends on the operation.
+    pub value: u64,
+    /// The flow, or in `key.client` the client.
+    pub key: FlowKey,
+}
+
+const _: () = assert!(size_of::<Control>() == 72);

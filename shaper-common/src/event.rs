@@ -1,0 +1,38 @@
+//! Events: what the kernel tells the daemon through the ring buffer.
+
+use crate::key::Addr;
+
+/// What happened. Numbers, because the kernel writes them into [`Event::kind`].
+pub mod kind {
+    /// A bucket of the client refused its first packet.
+    pub const LIMITED: u32 = 1;
+    /// The client's bucket has recovered.
+    pub const RELEASED: u32 = 2;
+    /// A packet of a blocked client was dropped.
+    pub const BLOCKED: u32 = 3;
+    /// A SYN above the client's connection rate was dropped.
+    pub const CONNECTION_RATE: u32 = 4;
+    /// A SYN of a client at its number of connections was dropped.
+    pub const MAX_CONNECTIONS: u32 = 5;
+    /// A map was full: the flow or client is not tracked and not limited.
+    pub const TABLE_FULL: u32 = 6;
+}
+
+/// One event.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// ktime in ns.
+    pub at: u64,
+    /// The client, or the whole address where no client is known.
+    pub client: Addr,
+    /// One of [`kind`].
+    pub kind: u32,
+    /// [`crate::flow::UPLOAD`] or [`crate::flow::DOWNLOAD`], where it matters.
+    pub direction: u32,
+}
+
+const _: () = assert!(size_of::<Event>() == 32);
+
+/// Events a second that the kernel sends at most, and at once after silence.
+pub const EVENTS_PER_SEC: u64 = 200;

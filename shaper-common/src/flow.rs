@@ -1,0 +1,88 @@
+//! What is kept per flow and per client.
+
+/// Client to this host.
+pub const UPLOAD: u32 = 0;
+/// This host to the client.
+pub const DOWNLOAD: u32 = 1;
+
+/// Found open at start, not seen opening: its close is not announced by
+/// `sock_ops`, the daemon looks for it.
+pub const FLOW_ADOPTED: u32 = 1 << 0;
+
+/// The client is held by its limit in this direction: set at the first refusal,
+/// cleared by the first packet that finds the bucket full. Shift left by the
+/// direction.
+pub const CLIENT_LIMITED: u32 = 1 << 0;
+
+/// One direction of a flow or a client. Counters only grow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// The bucket: theoretical arrival time in ns; see [`crate::bucket`].
+    pub tat: u64,
+    /// Bytes that passed, from the IP header on, as they cross the wire.
+    pub bytes: u64,
+    /// Packets that passed, as they cross the wire.
+    pub packets: u64,
+    /// Bytes dropped.
+    pub dropped_bytes: u64,
+    /// Packets dropped.
+    pub dropped_packets: u64,
+}
+
+/// A connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Indexed by [`UPLOAD`] and [`DOWNLOAD`].
+    pub traffic: [Traffic; 2],
+    /// When the handshake completed (UDP: the first packet), ktime in ns.
+    pub created: u64,
+    /// When the last packet came or went, ktime in ns.
+    pub last_seen: u64,
+    /// `FLOW_*` bits.
+    pub flags: u32,
+    /// The policy generation whose flow limit the buckets were last charged by.
+    pub generation: u32,
+}
+
+/// A remote host.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// Indexed by [`UPLOAD`] and [`DOWNLOAD`].
+    pub traffic: [Traffic; 2],
+    /// Nanoseconds spent held by the limit, per direction: from a first refusal
+    /// until the bucket is full again, which is the debt at that refusal and what
+    /// the packets admitted since cost.
+    pub held: [u64; 2],
+    /// When the last packet came or went, ktime in ns.
+    pub last_seen: u64,
+    /// Index of the client's class within its generation. The kernel reads and
+    /// writes it together with `generation`, as one word.
+    pub class: u32,
+    /// The policy generation that `class` belongs to.
+    pub generation: u32,
+    /// Open TCP connections.
+    pub connections: u32,
+    /// `CLIENT_*` bits.
+    pub flags: u32,
+}
+
+const _: () = assert!(size_of::<Traffic>() == 40);
+const _: () = assert!(size_of::<Flow>() == 104);
+const _: () = assert!(size_of::<Client>() <= 128);
+const _: () = assert!(core::mem::offset_of!(Client, class) % 8 == 0);
+const _: () =
+    assert!(core::mem::offset_of!(Client, generation) == core::mem::offset_of!(Client, class) + 4);
+
+/// What a handshake moved before its flow existed, per direction: kept in a
+/// small LRU and moved into the flow when the handshake completes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// Bytes, indexed by [`UPLOAD`] and [`DOWNLOAD`].
+    pub bytes: [u64; 2],
+    /// Packets, indexed by [`UPLOAD`] and [`DOWNLOAD`].
+    pub packets: [u64; 2],
+}

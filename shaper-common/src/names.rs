@@ -1,0 +1,84 @@
+//! Names and sizes of maps and programs, the same in the object and the daemon.
+
+/// Flows of TCP, by [`crate::key::FlowKey`].
+pub const FLOWS: &str = "FLOWS";
+/// Flows of UDP, a bounded LRU.
+pub const UDP_FLOWS: &str = "UDP_FLOWS";
+/// Clients with TCP flows, by [`crate::key::ClientKey`].
+pub const CLIENTS: &str = "CLIENTS";
+/// Clients that only UDP was seen from, a bounded LRU.
+pub const UDP_CLIENTS: &str = "UDP_CLIENTS";
+/// Handshakes under way, a bounded LRU.
+pub const HANDSHAKES: &str = "HANDSHAKES";
+/// Connection-rate buckets, a bounded LRU.
+pub const SYN_RATES: &str = "SYN_RATES";
+/// Classes, two banks of [`crate::class::MAX_CLASSES`].
+pub const CLASSES: &str = "CLASSES";
+/// Longest-prefix trie from [`crate::key::RuleKey`] to a class index.
+pub const RULES: &str = "RULES";
+/// Settings, one per bank.
+pub const SETTINGS: &str = "SETTINGS";
+/// Watched ports, a bitmap per bank.
+pub const PORTS: &str = "PORTS";
+/// The policy generation in force, one word.
+pub const GENERATION: &str = "GENERATION";
+/// `IFACE_*` bits by interface index.
+pub const INTERFACES: &str = "INTERFACES";
+/// Counters by [`crate::stats::Stat`], per CPU.
+pub const STATS: &str = "STATS";
+/// The ring buffer of [`crate::event::Event`].
+pub const EVENTS: &str = "EVENTS";
+/// The bucket that bounds the events, one word.
+pub const EVENT_GATE: &str = "EVENT_GATE";
+
+/// Every map that is pinned, in the order of this file.
+pub const PINNED_MAPS: [&str; 15] = [
+    FLOWS,
+    UDP_FLOWS,
+    CLIENTS,
+    UDP_CLIENTS,
+    HANDSHAKES,
+    SYN_RATES,
+    CLASSES,
+    RULES,
+    SETTINGS,
+    PORTS,
+    GENERATION,
+    INTERFACES,
+    STATS,
+    EVENTS,
+    EVENT_GATE,
+];
+
+/// The TC ingress classifier.
+pub const INGRESS: &str = "shaper_ingress";
+/// The TC egress classifier.
+pub const EGRESS: &str = "shaper_egress";
+/// The `sock_ops` program.
+pub const SOCK_OPS: &str = "shaper_sock_ops";
+/// Carries out [`crate::control`] requests; never attached.
+pub const CONTROL: &str = "shaper_control";
+/// The XDP shield.
+pub const SHIELD: &str = "shaper_shield";
+
+/// Most TCP flows tracked.
+pub const MAX_FLOWS: u32 = 131_072;
+/// Most UDP flows tracked; the least recently used leave first.
+pub const MAX_UDP_FLOWS: u32 = 16_384;
+/// Most clients with TCP flows.
+pub const MAX_CLIENTS: u32 = 65_536;
+/// Most clients with UDP only.
+pub const MAX_UDP_CLIENTS: u32 = 16_384;
+/// Most handshakes remembered.
+pub const MAX_HANDSHAKES: u32 = 16_384;
+/// Most connection-rate buckets.
+pub const MAX_SYN_RATES: u32 = 16_384;
+/// Most prefixes of both generations.
+pub const MAX_RULES: u32 = 131_072;
+/// Most interfaces attached to.
+pub const MAX_INTERFACES: u32 = 256;
+/// Bytes of the event ring.
+pub const EVENT_RING_BYTES: u32 = 64 * 1024;
+
+/// XDP does the shield's checks on this interface: TC need not.
+pub const IFACE_SHIELDED: u32 = 1 << 0;
