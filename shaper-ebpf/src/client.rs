@@ -1,0 +1,114 @@
+//! Finding and making clients.
+
+use crate::atomic::MapWord;
+use crate::maps::{CLIENTS, UDP_CLIENTS};
+use crate::policy::Policy;
+use crate::report::{count, event};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use shaper_common::bucket;
+use shaper_common::class::Class;
+use shaper_common::event::kind;
+use shaper_common::flow::{Client, UPLOAD};
+use shaper_common::key::ClientKey;
+use shaper_common::stats::Stat;
+
+/// The client, wherever it is kept.
+#[inline(always)]
+pub fn find(key: &ClientKey) -> Option<*mut Client> {
+    match CLIENTS.get_ptr_mut(key) {
+        Some(client) => Some(client),
+        None => UDP_CLIENTS.get_ptr_mut(key),
+    }
+}
+
+/// The client of a TCP flow, made where it is missing; `again` where the flow is
+/// older. What UDP already owed and counted comes along.
+#[inline(always)]
+pub fn of_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
+    if let Some(client) = CLIENTS.get_ptr_mut(key) {
+        return Some(client);
+    }
+    let mut fresh = match UDP_CLIENTS.get_ptr_mut(key) {
+        // SAFETY: a live map value; the copy may tear between its words, which
+        // are independent counters.
+        Some(known) => unsafe { *known },
+        None => Client::default(),
+    };
+    prepare(&mut fresh, policy, key, now);
+    if CLIENTS.insert(key, &fresh, BPF_NOEXIST.into()).is_ok() {
+        if again {
+            count(Stat::ClientsRecreated, 1);
+        }
+        let _ = UDP_CLIENTS.remove(key);
+    }
+    let client = CLIENTS.get_ptr_mut(key);
+    if client.is_none() {
+        count(Stat::ClientTableFull, 1);
+        event(now, &key.addr, kind::TABLE_FULL, UPLOAD);
+    }
+    client
+}
+
+/// The client of a UDP flow, made in the bounded LRU where it is missing.
+#[inline(always)]
+pub fn of_udp(policy: Policy, key: &ClientKey, now: u64) -> Option<*mut Client> {
+    if let Some(client) = find(key) {
+        return Some(client);
+    }
+    let mut fresh = Client::default();
+    prepare(&mut fresh, policy, key, now);
+    let _ = UDP_CLIENTS.insert(key, &fresh, BPF_NOEXIST.into());
+    UDP_CLIENTS.get_ptr_mut(key)
+}
+
+#[inline(always)]
+fn prepare(client: &mut Client, policy: Policy, key: &ClientKey, now: u64) {
+    client.last_seen = now;
+    client.generation = policy.generation;
+    client.class = Policy::rule(policy.generation, key);
+}
+
+/// The client's class; looked up by prefix once per policy generation.
+#[inline(always)]
+pub fn class_of(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'static Class> {
+    // SAFETY: `client` is a live map value, whose class and generation make one
+    // aligned word. Read and written as one, they always belong together, though
+    // two CPUs may be on either side of a switch.
+    let word = unsafe { core::ptr::read_volatile((&raw const (*client).class).cast::<u64>()) };
+    if (word >> 32) as u32 == policy.generation {
+        return policy.class(word as u32);
+    }
+    renew(policy, key, client)
+}
+
+#[inline(always)]
+fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'static Class> {
+    let index = Policy::rule(policy.generation, key);
+    let class = policy.class(index)?;
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: `client` is a live map value; for the last word see `class_of`.
+    unsafe {
+        let upload = MapWord::new(&raw mut (*client).traffic[0].tat);
+        bucket::forgive(&upload, now, &class.upload);
+        let download = MapWord::new(&raw mut (*client).traffic[1].tat);
+        bucket::forgive(&download, now, &class.download);
+        let word = u64::from(policy.generation) << 32 | u64::from(index);
+        core::ptr::write_volatile((&raw mut (*client).class).cast::<u64>(), word);
+    }
+    Some(class)
+}
+
+/// Whether the client still has a reason to be remembered: a connection, a
+/// bucket that is not full, or a packet since `since`.
+#[inline(always)]
+pub fn owes(client: *const Client, now: u64, since: u64) -> bool {
+    // SAFETY: `client` is a live map value; each word is read by itself.
+    unsafe {
+        (*client).connections != 0
+            || (*client).last_seen > since
+            || (*client).traffic[0].tat > now
+            || (*client).traffic[1].tat > now
+    }
+}

@@ -1,0 +1,357 @@
+//! Parsing: the only place that touches packet memory.
+//!
+//! Ethernet, up to two VLAN tags in the packet (IEEE 802.1Q and 802.1ad; the
+//! kernel has taken the outer one already where the device strips it), IPv4
+//! with options and fragments (RFC 791), IPv6 with extension headers (RFC
+//! 8200), TCP (RFC 9293) and UDP (RFC 768).
+
+use shaper_common::control::Control;
+use shaper_common::flow::UPLOAD;
+use shaper_common::key::{Addr, FlowKey, TCP, UDP, map_v4};
+
+const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
+const ETHERTYPE_QINQ: u16 = 0x88a8_u16.to_be();
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+/// Extension headers looked through; RFC 8200 knows five, each once but one.
+const MAX_EXTENSIONS: usize = 6;
+
+/// TCP FIN.
+pub const FIN: u8 = 0x01;
+/// TCP SYN.
+pub const SYN: u8 = 0x02;
+/// TCP RST.
+pub const RST: u8 = 0x04;
+/// TCP ACK.
+pub const ACK: u8 = 0x10;
+
+/// Bytes that the longest headers take that are looked at: what a packet whose
+/// head is scattered is pulled together to.
+pub const HEAD: u32 = 192;
+
+/// Why a packet could not be read to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Not IP, or neither TCP nor UDP: not ours.
+    Foreign,
+    /// The headers end early.
+    Truncated,
+    /// The headers contradict themselves.
+    Malformed,
+}
+
+/// What the headers say, from this host's point of view. Aligned to words, or the
+/// compiler clears it by a loop over its bytes, which takes longer than all of
+/// the parsing.
+#[repr(C, align(8))]
+#[derive(Default)]
+pub struct Packet {
+    /// The flow; without ports in a later fragment.
+    pub key: FlowKey,
+    /// TCP flags; 0 for UDP.
+    pub flags: u8,
+    /// A fragment other than the first: it has no ports.
+    pub later_fragment: bool,
+    /// Where the IP header starts in the packet.
+    pub offset: u32,
+    /// Length by the IP header, header included; 0 in a jumbo aggregate.
+    pub len: u32,
+    /// Bytes of IP and transport headers.
+    pub headers: u32,
+}
+
+impl Packet {
+    #[inline(always)]
+    fn set_addresses<const DIR: usize>(&mut self, source: Addr, destination: Addr) {
+        if DIR == UPLOAD as usize {
+            self.key.client = source;
+            self.key.local = destination;
+        } else {
+            self.key.client = destination;
+            self.key.local = source;
+        }
+    }
+
+    #[inline(always)]
+    fn set_ports<const DIR: usize>(&mut self, source: u16, destination: u16) {
+        let (source, destination) = (u16::from_be(source), u16::from_be(destination));
+        if DIR == UPLOAD as usize {
+            self.key.client_port = source;
+            self.key.local_port = destination;
+        } else {
+            self.key.client_port = destination;
+            self.key.local_port = source;
+        }
+    }
+}
+
+/// A header as it stands in the packet.
+///
+/// # Safety
+/// `repr(C, packed(2))` and integers only: every bit pattern is valid, at every
+/// even address. The kernel's packet buffers begin at even addresses, and every
+/// header has an even length.
+unsafe trait Header {}
+
+struct Cursor {
+    start: usize,
+    at: usize,
+    end: usize,
+}
+
+impl Cursor {
+    /// The next `T`, in place.
+    #[inline(always)]
+    fn take<'a, T: Header>(&mut self) -> Result<&'a T, Stop> {
+        let at = self.at;
+        if at + size_of::<T>() > self.end {
+            return Err(Stop::Truncated);
+        }
+        self.at = at + size_of::<T>();
+        // SAFETY: the bytes up to `end` are the packet's, checked above (and
+        // again by the verifier); a `Header` takes any bytes at an even address.
+        // Nobody writes them while the program runs.
+        Ok(unsafe { &*(at as *const T) })
+    }
+
+    /// Goes on by `n` bytes.
+    #[inline(always)]
+    fn skip(&mut self, n: usize) -> Result<(), Stop> {
+        self.at += n;
+        if self.at > self.end {
+            return Err(Stop::Truncated);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn offset(&self) -> u32 {
+        (self.at - self.start) as u32
+    }
+}
+
+#[repr(C, packed(2))]
+struct Ethernet {
+    addresses: [u8; 12],
+    ethertype: u16,
+}
+
+#[repr(C, packed(2))]
+struct Vlan {
+    tci: u16,
+    ethertype: u16,
+}
+
+#[repr(C, packed(2))]
+struct Ipv4 {
+    version_ihl: u8,
+    tos: u8,
+    total_len: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+#[repr(C, packed(2))]
+struct Ipv6 {
+    version_class: u8,
+    class_flow: [u8; 3],
+    payload_len: u16,
+    next: u8,
+    hop_limit: u8,
+    source: Addr,
+    destination: Addr,
+}
+
+#[repr(C, packed(2))]
+struct Extension {
+    next: u8,
+    len: u8,
+    fragment: u16,
+    rest: u32,
+}
+
+#[repr(C, packed(2))]
+struct Tcp {
+    source: u16,
+    destination: u16,
+    seq: u32,
+    ack: u32,
+    data_offset: u8,
+    flags: u8,
+    window: u16,
+    checksum: u16,
+    urgent: u16,
+}
+
+#[repr(C, packed(2))]
+struct Udp {
+    source: u16,
+    destination: u16,
+    len: u16,
+    checksum: u16,
+}
+
+/// A [`Control`] as it stands in the packet.
+#[repr(C, packed(2))]
+pub struct Request(pub Control);
+
+// SAFETY: packed to 2, integers only.
+unsafe impl Header for Request {}
+// SAFETY: packed to 2, integers only.
+unsafe impl Header for Ethernet {}
+// SAFETY: packed to 2, integers only.
+unsafe impl Header for Vlan {}
+// SAFETY: packed to 2, integers only.
+unsafe impl Header for Ipv4 {}
+// SAFETY: packed to 2, integers only.
+unsafe impl Header for Ipv6 {}
+// SAFETY: packed to 2, integers only.
+unsafe impl Header for Extension {}
+// SAFETY: packed to 2, integers only.
+unsafe impl Header for Tcp {}
+// SAFETY: packed to 2, integers only.
+unsafe impl Header for Udp {}
+
+/// A request of the daemon, which is all that a test run's packet holds.
+#[inline(always)]
+pub fn control<'a>(data: usize, data_end: usize) -> Option<&'a Request> {
+    let mut cursor = Cursor {
+        start: data,
+        at: data,
+        end: data_end,
+    };
+    cursor.take::<Request>().ok()
+}
+
+/// Reads the headers between `data` and `data_end`, which start at Ethernet.
+///
+/// A program of its own for the verifier, with its own stack.
+#[inline(never)]
+pub fn parse<const DIR: usize>(
+    data: usize,
+    data_end: usize,
+    packet: &mut Packet,
+) -> Result<(), Stop> {
+    let mut cursor = Cursor {
+        start: data,
+        at: data,
+        end: data_end,
+    };
+    let mut ethertype = cursor.take::<Ethernet>()?.ethertype;
+    for _ in 0..2 {
+        if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
+            ethertype = cursor.take::<Vlan>()?.ethertype;
+        }
+    }
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4::<DIR>(&mut cursor, packet),
+        ETHERTYPE_IPV6 => ipv6::<DIR>(&mut cursor, packet),
+        _ => Err(Stop::Foreign),
+    }
+}
+
+#[inline(always)]
+fn ipv4<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Stop> {
+    packet.offset = cursor.offset();
+    let ip = cursor.take::<Ipv4>()?;
+    let ihl = usize::from(ip.version_ihl & 0x0f) * 4;
+    if ip.version_ihl >> 4 != 4 || ihl < size_of::<Ipv4>() {
+        return Err(Stop::Malformed);
+    }
+    packet.len = u32::from(u16::from_be(ip.total_len));
+    cursor.skip(ihl - size_of::<Ipv4>())?;
+    packet.set_addresses::<DIR>(map_v4(ip.source), map_v4(ip.destination));
+    packet.key.protocol = ip.protocol;
+    packet.later_fragment = u16::from_be(ip.fragment) & 0x1fff != 0;
+    packet.headers = ihl as u32;
+    transport::<DIR>(cursor, packet)
+}
+
+#[inline(always)]
+fn ipv6<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Stop> {
+    packet.offset = cursor.offset();
+    let ip = cursor.take::<Ipv6>()?;
+    if ip.version_class >> 4 != 6 {
+        return Err(Stop::Malformed);
+    }
+    let mut next = ip.next;
+    for _ in 0..MAX_EXTENSIONS {
+        match next {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let extension = cursor.take::<Extension>()?;
+                next = extension.next;
+                cursor.skip(usize::from(extension.len) * 8)?;
+            }
+            AUTHENTICATION => {
+                // Counted in words of 4 bytes, less 2 (RFC 4302, 2.2).
+                let extension = cursor.take::<Extension>()?;
+                next = extension.next;
+                cursor.skip(usize::from(extension.len) * 4)?;
+            }
+            FRAGMENT => {
+                let extension = cursor.take::<Extension>()?;
+                next = extension.next;
+                if u16::from_be(extension.fragment) & 0xfff8 != 0 {
+                    packet.later_fragment = true;
+                    break;
+                }
+            }
+            _ => break,
+        }
+    }
+    packet.set_addresses::<DIR>(ip.source, ip.destination);
+    packet.key.protocol = next;
+    let payload = u32::from(u16::from_be(ip.payload_len));
+    if payload != 0 {
+        packet.len = payload + size_of::<Ipv6>() as u32;
+    } else if ip.next == HOP_BY_HOP {
+        // BIG TCP: an option of 8 bytes that this host put in for itself, and
+        // takes out before the wire.
+        packet.offset += size_of::<Extension>() as u32;
+    }
+    packet.headers = cursor.offset() - packet.offset;
+    transport::<DIR>(cursor, packet)
+}
+
+#[inline(always)]
+fn transport<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Stop> {
+    if packet.later_fragment {
+        if packet.key.protocol != TCP && packet.key.protocol != UDP {
+            return Err(Stop::Foreign);
+        }
+    } else {
+        match packet.key.protocol {
+            TCP => {
+                let tcp = cursor.take::<Tcp>()?;
+                let data_offset = u32::from(tcp.data_offset >> 4) * 4;
+                if data_offset < size_of::<Tcp>() as u32 {
+                    return Err(Stop::Malformed);
+                }
+                packet.set_ports::<DIR>(tcp.source, tcp.destination);
+                packet.flags = tcp.flags;
+                packet.headers += data_offset;
+            }
+            UDP => {
+                let udp = cursor.take::<Udp>()?;
+                packet.set_ports::<DIR>(udp.source, udp.destination);
+                packet.headers += size_of::<Udp>() as u32;
+            }
+            _ => return Err(Stop::Foreign),
+        }
+    }
+    if packet.len != 0 && packet.len < packet.headers {
+        return Err(Stop::Malformed);
+    }
+    Ok(())
+}

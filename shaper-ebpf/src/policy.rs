@@ -1,0 +1,75 @@
+//! The policy in force, as the kernel sees it.
+
+use crate::maps::{CLASSES, GENERATION, PORTS, RULES, SETTINGS};
+use crate::report::count;
+use aya_ebpf::maps::lpm_trie::Key;
+use shaper_common::class::{Class, MAX_CLASSES, SETTING_OBSERVE, Settings, bank, port_bit};
+use shaper_common::key::{ClientKey, RULE_KEY_BITS, RuleKey};
+use shaper_common::stats::Stat;
+
+/// One generation of the policy: everything a packet decides by comes from the
+/// same one, whatever the daemon writes meanwhile.
+#[derive(Clone, Copy)]
+pub struct Policy {
+    /// Its number.
+    pub generation: u32,
+}
+
+impl Policy {
+    /// The generation in force; `None` before the first one.
+    #[inline(always)]
+    pub fn current() -> Option<Self> {
+        let generation = *GENERATION.get(0)?;
+        if generation == 0 {
+            return None;
+        }
+        Some(Self { generation })
+    }
+
+    /// Whether a port of this host is watched.
+    #[inline(always)]
+    pub fn watches(self, port: u16) -> bool {
+        let (word, bit) = port_bit(self.generation, port);
+        PORTS.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    /// Masks and flags.
+    #[inline(always)]
+    pub fn settings(self) -> Option<&'static Settings> {
+        let settings = SETTINGS.get(bank(self.generation));
+        if settings.is_none() {
+            count(Stat::Internal, 1);
+        }
+        settings
+    }
+
+    /// A class by its index.
+    #[inline(always)]
+    pub fn class(self, index: u32) -> Option<&'static Class> {
+        let class = CLASSES.get(bank(self.generation) * MAX_CLASSES + index);
+        if class.is_none() {
+            count(Stat::Internal, 1);
+        }
+        class
+    }
+
+    /// Index of a client's class: the rule with the longest prefix, else class
+    /// 0, the default.
+    #[inline(never)]
+    pub fn rule(generation: u32, client: &ClientKey) -> u32 {
+        let key = Key::new(
+            RULE_KEY_BITS,
+            RuleKey {
+                generation: generation.to_be(),
+                addr: client.addr,
+            },
+        );
+        RULES.get(key).copied().unwrap_or(0)
+    }
+}
+
+/// Whether the policy only observes.
+#[inline(always)]
+pub fn observes(settings: &Settings) -> bool {
+    settings.flags & SETTING_OBSERVE != 0
+}

@@ -1,0 +1,195 @@
+//! `sock_ops`: a flow begins when the handshake completes and ends when the
+//! socket closes, so a spoofed source never makes one, and none goes stale.
+
+use crate::atomic::{MapWord, add, decrement32, fetch_add32};
+use crate::client;
+use crate::maps::{CLIENTS, FLOWS, HANDSHAKES};
+use crate::policy::Policy;
+use crate::report::{count, event};
+use aya_ebpf::bindings::{
+    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock_ops,
+};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_ktime_get_ns};
+use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::debug;
+use shaper_common::bucket;
+use shaper_common::class::{CLASS_EXEMPT, Settings};
+use shaper_common::event::kind;
+use shaper_common::flow::{Client, DOWNLOAD, Flow, UPLOAD};
+use shaper_common::key::{Addr, ClientKey, FlowKey, TCP, map_v4};
+use shaper_common::stats::Stat;
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const EEXIST: i32 = -17;
+/// `BPF_TCP_CLOSE` of the kernel's socket states.
+const TCP_CLOSE: u32 = 7;
+
+/// One callback of one socket, of any network namespace.
+#[inline(always)]
+pub fn observe(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            let Some((policy, settings, key)) = watched(ctx) else {
+                return;
+            };
+            // Also where the flow is there already: this socket's close ends it.
+            let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+            if open(policy, settings, &key, 0) {
+                debug!(ctx, "open: {} from {}", key.local_port, key.client_port);
+            }
+        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {
+            let Some((_, settings, key)) = watched(ctx) else {
+                return;
+            };
+            if close(settings, &key) {
+                debug!(ctx, "close: {} from {}", key.local_port, key.client_port);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Reads the four words of an IPv6 address one by one: the kernel takes loads
+/// from its context at fixed offsets only, and the compiler, left alone, joins
+/// the branches of the two families by computing the offset.
+macro_rules! ip6 {
+    ($name:ident, $field:ident) => {
+        #[inline(never)]
+        fn $name(ops: *mut bpf_sock_ops) -> Addr {
+            // SAFETY: `ops` is the program's context; the field is there for
+            // sockets of every family.
+            unsafe {
+                [
+                    core::ptr::read_volatile(&raw const (*ops).$field[0]),
+                    core::ptr::read_volatile(&raw const (*ops).$field[1]),
+                    core::ptr::read_volatile(&raw const (*ops).$field[2]),
+                    core::ptr::read_volatile(&raw const (*ops).$field[3]),
+                ]
+            }
+        }
+    };
+}
+
+ip6!(remote_ip6, remote_ip6);
+ip6!(local_ip6, local_ip6);
+
+/// The flow of a socket on a watched port of the daemon's namespace.
+#[inline(always)]
+fn watched(ctx: &SockOpsContext) -> Option<(Policy, &'static Settings, FlowKey)> {
+    let policy = Policy::current()?;
+    let local_port = ctx.local_port() as u16;
+    if !policy.watches(local_port) {
+        return None;
+    }
+    let settings = policy.settings()?;
+    // SAFETY: `ops` is the program's context.
+    if unsafe { bpf_get_netns_cookie(ctx.ops.cast()) } != settings.netns_cookie {
+        return None;
+    }
+    let (client, local) = match ctx.family() {
+        AF_INET => (map_v4(ctx.remote_ip4()), map_v4(ctx.local_ip4())),
+        AF_INET6 => (remote_ip6(ctx.ops), local_ip6(ctx.ops)),
+        _ => return None,
+    };
+    let key = FlowKey {
+        client,
+        local,
+        client_port: u32::from_be(ctx.remote_port()) as u16,
+        local_port,
+        protocol: TCP,
+        _pad: [0; 3],
+    };
+    Some((policy, settings, key))
+}
+
+/// Begins a flow; `false` where there is one already, or no room.
+#[inline(never)]
+pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> bool {
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let mut flow = Flow {
+        created: now,
+        last_seen: now,
+        flags,
+        ..Flow::default()
+    };
+    if let Some(handshake) = HANDSHAKES.get_ptr_mut(key) {
+        // SAFETY: a live map value. Nothing of this flow is under way on
+        // another CPU that the handshake had not been answered for.
+        unsafe {
+            flow.traffic[0].bytes = (*handshake).bytes[0];
+            flow.traffic[0].packets = (*handshake).packets[0];
+            flow.traffic[1].bytes = (*handshake).bytes[1];
+            flow.traffic[1].packets = (*handshake).packets[1];
+        }
+        let _ = HANDSHAKES.remove(key);
+    }
+    match FLOWS.insert(key, &flow, BPF_NOEXIST.into()) {
+        Ok(()) => {}
+        Err(EEXIST) => return false,
+        Err(_) => {
+            count(Stat::FlowTableFull, 1);
+            event(now, &key.client, kind::TABLE_FULL, UPLOAD);
+            return false;
+        }
+    }
+    count(Stat::FlowsOpened, 1);
+    let client_key = settings.client(&key.client);
+    let Some(client) = client::of_tcp(policy, &client_key, now, false) else {
+        return true;
+    };
+    // SAFETY: a live map value, an aligned word.
+    unsafe { fetch_add32(&raw mut (*client).connections, 1) };
+    if let Some(class) = client::class_of(policy, &client_key, client) {
+        let exempt = class.flags & CLASS_EXEMPT != 0;
+        charge_handshake::<{ UPLOAD as usize }>(client, &flow, now, exempt, &class.upload);
+        charge_handshake::<{ DOWNLOAD as usize }>(client, &flow, now, exempt, &class.download);
+    }
+    true
+}
+
+/// The handshake passed before its client was known: counted and charged now.
+#[inline(always)]
+fn charge_handshake<const DIR: usize>(
+    client: *mut Client,
+    flow: &Flow,
+    now: u64,
+    exempt: bool,
+    limit: &bucket::Limit,
+) {
+    let traffic = &flow.traffic[DIR];
+    // SAFETY: `client` is a live map value, the words aligned.
+    let word = unsafe {
+        add(&raw mut (*client).traffic[DIR].bytes, traffic.bytes);
+        add(&raw mut (*client).traffic[DIR].packets, traffic.packets);
+        MapWord::new(&raw mut (*client).traffic[DIR].tat)
+    };
+    if !exempt && limit.is_set() {
+        bucket::charge(&word, now, traffic.bytes, limit);
+    }
+}
+
+/// Ends a flow; `false` where there was none (one that found no room was not
+/// counted either).
+#[inline(never)]
+pub fn close(settings: &Settings, key: &FlowKey) -> bool {
+    if FLOWS.remove(key).is_err() {
+        return false;
+    }
+    count(Stat::FlowsClosed, 1);
+    let _ = release(&settings.client(&key.client));
+    true
+}
+
+/// One connection less.
+#[inline(always)]
+fn release(key: &ClientKey) -> Option<()> {
+    let client = CLIENTS.get_ptr_mut(key)?;
+    // SAFETY: a live map value, an aligned word. A client that was made again
+    // for an open flow may know of fewer connections than close: never below 0.
+    unsafe { decrement32(&raw mut (*client).connections) };
+    Some(())
+}

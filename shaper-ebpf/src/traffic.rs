@@ -1,0 +1,430 @@
+//! The TC hooks: every packet of a watched port is counted per flow and client,
+//! and charged to their buckets. One run per GRO/TSO aggregate.
+
+use crate::Verdict;
+use crate::atomic::{MapWord, add, clear_bits, set_bits};
+use crate::maps::{FLOWS, HANDSHAKES, INTERFACES, UDP_FLOWS};
+use crate::packet::{self, Packet, Stop};
+use crate::policy::{Policy, observes};
+use crate::report::{count, event};
+use crate::{client, shield};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::programs::TcContext;
+use shaper_common::bucket::{self, Limit, Word};
+use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT, Class, Settings};
+use shaper_common::event::kind;
+use shaper_common::flow::{CLIENT_LIMITED, Client, Flow, Handshake, Traffic, UPLOAD};
+use shaper_common::key::{ClientKey, FlowKey, TCP};
+use shaper_common::names::IFACE_SHIELDED;
+use shaper_common::stats::Stat;
+
+/// What crosses the wire: an aggregate is several packets, each with headers.
+#[derive(Clone, Copy)]
+struct Size {
+    bytes: u64,
+    packets: u64,
+}
+
+/// One packet on its way in direction `DIR`. What can't be read passes.
+#[inline(always)]
+pub fn classify<const DIR: usize>(ctx: &TcContext) -> Verdict {
+    match try_classify::<DIR>(ctx) {
+        Ok(verdict) => return verdict,
+        Err(Stop::Foreign) => {}
+        Err(Stop::Truncated) => count(Stat::Truncated, 1),
+        Err(Stop::Malformed) => count(Stat::Malformed, 1),
+    }
+    Verdict::Pass
+}
+
+#[inline(always)]
+fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
+    let Some(policy) = Policy::current() else {
+        return Ok(Verdict::Pass);
+    };
+    let mut packet = Packet::default();
+    read::<DIR>(ctx, &mut packet)?;
+    let key = &packet.key;
+    if packet.later_fragment {
+        return Ok(fragment::<DIR>(ctx, policy, &packet));
+    }
+    if !policy.watches(key.local_port) {
+        return Ok(Verdict::Pass);
+    }
+    let Some(settings) = policy.settings() else {
+        return Ok(Verdict::Pass);
+    };
+    let client_key = settings.client(&key.client);
+    let size = size(ctx, &packet);
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let hop = Hop {
+        policy,
+        settings,
+        key,
+        client_key: &client_key,
+        size,
+        now,
+    };
+    if key.protocol == TCP {
+        let Some(flow) = FLOWS.get_ptr_mut(key) else {
+            return Ok(untracked::<DIR>(ctx, &hop, packet.flags));
+        };
+        let Some(client) = client::of_tcp(policy, &client_key, now, true) else {
+            count_flow::<DIR>(flow, &hop);
+            return Ok(Verdict::Pass);
+        };
+        let control = packet.flags & (packet::SYN | packet::FIN | packet::RST) != 0;
+        let payload = size.packets > 1 || size.bytes > u64::from(packet.headers);
+        return Ok(hop.limit::<DIR>(flow, client, payload && !control));
+    }
+    udp::<DIR>(&hop)
+}
+
+/// Parses; a packet whose head is scattered is pulled together first.
+#[inline(always)]
+fn read<const DIR: usize>(ctx: &TcContext, packet: &mut Packet) -> Result<(), Stop> {
+    let read = packet::parse::<DIR>(ctx.data(), ctx.data_end(), packet);
+    if read != Err(Stop::Truncated) || ctx.len() as usize <= ctx.data_end() - ctx.data() {
+        return read;
+    }
+    let head = ctx.len().min(packet::HEAD);
+    if ctx.pull_data(head).is_err() {
+        return read;
+    }
+    *packet = Packet::default();
+    packet::parse::<DIR>(ctx.data(), ctx.data_end(), packet)
+}
+
+/// What the packet takes on the wire, from the IP header on. Ethernet padding
+/// is not counted; the segments inside an aggregate have headers each.
+#[inline(always)]
+fn size(ctx: &TcContext, packet: &Packet) -> Size {
+    // SAFETY: `skb` is the program's context; the verifier checks the reads.
+    let (len, mut segments) = unsafe { ((*ctx.skb.skb).len, (*ctx.skb.skb).gso_segs) };
+    let whole = len - packet.offset;
+    if segments == 0 {
+        // From a hypervisor or a tap an aggregate comes uncounted.
+        // SAFETY: as above.
+        let segment = unsafe { (*ctx.skb.skb).gso_size };
+        if segment != 0 {
+            segments = whole.saturating_sub(packet.headers).div_ceil(segment);
+        }
+    }
+    if segments > 1 {
+        return Size {
+            bytes: u64::from(whole) + u64::from(segments - 1) * u64::from(packet.headers),
+            packets: u64::from(segments),
+        };
+    }
+    let bytes = if packet.len == 0 || packet.len > whole {
+        whole
+    } else {
+        packet.len
+    };
+    Size {
+        bytes: u64::from(bytes),
+        packets: 1,
+    }
+}
+
+/// A fragment without ports: charged to its client where that is known, counted
+/// apart, never dropped, because nothing says that it belongs to a watched port.
+#[inline(always)]
+fn fragment<const DIR: usize>(ctx: &TcContext, policy: Policy, packet: &Packet) -> Verdict {
+    let Some(settings) = policy.settings() else {
+        return Verdict::Pass;
+    };
+    let client_key = settings.client(&packet.key.client);
+    let Some(client) = client::find(&client_key) else {
+        return Verdict::Pass;
+    };
+    let size = size(ctx, packet);
+    count(Stat::FragmentPackets, 1);
+    count(Stat::FragmentBytes, size.bytes);
+    if let Some(class) = client::class_of(policy, &client_key, client)
+        && let Some(limit) = client_limit::<DIR>(class)
+    {
+        // SAFETY: no preconditions.
+        let now = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: `client` is a live map value.
+        let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
+        bucket::charge(&word, now, size.bytes, limit);
+    }
+    Verdict::Pass
+}
+
+/// TCP without a flow: the handshake, or what comes after the close.
+#[inline(always)]
+fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, flags: u8) -> Verdict {
+    let syn = flags & (packet::SYN | packet::ACK) == packet::SYN;
+    if DIR == UPLOAD as usize {
+        // SAFETY: `skb` is the program's context; the verifier checks the read.
+        let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+        // SAFETY: the value is a word that only the daemon writes.
+        let bits = unsafe { INTERFACES.get(ifindex) }.copied().unwrap_or(0);
+        if bits & IFACE_SHIELDED == 0
+            && shield::check(hop.policy, hop.settings, hop.client_key, syn, hop.now)
+                == Verdict::Drop
+        {
+            return Verdict::Drop;
+        }
+        if syn {
+            let _ = HANDSHAKES.insert(hop.key, Handshake::default(), BPF_NOEXIST.into());
+        }
+    }
+    let Some(handshake) = HANDSHAKES.get_ptr_mut(hop.key) else {
+        let (packets, bytes) = if DIR == UPLOAD as usize {
+            (Stat::UntrackedUploadPackets, Stat::UntrackedUploadBytes)
+        } else {
+            (Stat::UntrackedDownloadPackets, Stat::UntrackedDownloadBytes)
+        };
+        count(packets, hop.size.packets);
+        count(bytes, hop.size.bytes);
+        return Verdict::Pass;
+    };
+    // SAFETY: a live map value, aligned words.
+    unsafe {
+        add(&raw mut (*handshake).bytes[DIR], hop.size.bytes);
+        add(&raw mut (*handshake).packets[DIR], hop.size.packets);
+    }
+    Verdict::Pass
+}
+
+/// UDP has no handshake: the first packet from a client makes the flow.
+#[inline(always)]
+fn udp<const DIR: usize>(hop: &Hop<'_>) -> Result<Verdict, Stop> {
+    let flow = match UDP_FLOWS.get_ptr_mut(hop.key) {
+        Some(flow) => flow,
+        None if DIR == UPLOAD as usize => {
+            if shield::check(hop.policy, hop.settings, hop.client_key, false, hop.now)
+                == Verdict::Drop
+            {
+                return Ok(Verdict::Drop);
+            }
+            let fresh = Flow {
+                created: hop.now,
+                last_seen: hop.now,
+                ..Flow::default()
+            };
+            if UDP_FLOWS.insert(hop.key, fresh, BPF_NOEXIST.into()).is_ok() {
+                count(Stat::FlowsOpened, 1);
+            }
+            match UDP_FLOWS.get_ptr_mut(hop.key) {
+                Some(flow) => flow,
+                None => {
+                    count(Stat::FlowTableFull, 1);
+                    return Ok(Verdict::Pass);
+                }
+            }
+        }
+        None => {
+            count(Stat::UntrackedDownloadPackets, hop.size.packets);
+            count(Stat::UntrackedDownloadBytes, hop.size.bytes);
+            return Ok(Verdict::Pass);
+        }
+    };
+    let Some(client) = client::of_udp(hop.policy, hop.client_key, hop.now) else {
+        count_flow::<DIR>(flow, hop);
+        return Ok(Verdict::Pass);
+    };
+    Ok(hop.limit::<DIR>(flow, client, true))
+}
+
+/// A packet with everything that is known of it.
+struct Hop<'a> {
+    policy: Policy,
+    settings: &'a Settings,
+    key: &'a FlowKey,
+    client_key: &'a ClientKey,
+    size: Size,
+    now: u64,
+}
+
+impl Hop<'_> {
+    /// Counts and charges a packet of a tracked flow; drops it where a limit
+    /// says so and it is `droppable`.
+    #[inline(always)]
+    fn limit<const DIR: usize>(
+        &self,
+        flow: *mut Flow,
+        client: *mut Client,
+        droppable: bool,
+    ) -> Verdict {
+        if let Some(class) = client::class_of(self.policy, self.client_key, client) {
+            let observed = observes(self.settings);
+            let blocked = DIR == UPLOAD as usize && class.flags & CLASS_BLOCK != 0;
+            if blocked || !self.charge::<DIR>(flow, client, class, droppable) {
+                if !observed {
+                    if blocked {
+                        shield::blocked(self.client_key, self.now);
+                    } else {
+                        count(Stat::LimitedPackets, self.size.packets);
+                        count(Stat::LimitedBytes, self.size.bytes);
+                    }
+                    drop_from::<DIR>(flow, client, self.size);
+                    return Verdict::Drop;
+                }
+                count(Stat::ObservedPackets, self.size.packets);
+                count(Stat::ObservedBytes, self.size.bytes);
+            }
+        }
+        count_flow::<DIR>(flow, self);
+        // SAFETY: `client` is a live map value. `last_seen` may be written by
+        // two CPUs at once: either is right.
+        unsafe {
+            add_to(&raw mut (*client).traffic[DIR], self.size);
+            (*client).last_seen = self.now;
+        }
+        Verdict::Pass
+    }
+
+    /// Charges flow and client; `false` where one of them refused, and then
+    /// neither is charged.
+    #[inline(always)]
+    fn charge<const DIR: usize>(
+        &self,
+        flow: *mut Flow,
+        client: *mut Client,
+        class: &Class,
+        droppable: bool,
+    ) -> bool {
+        if class.flags & CLASS_EXEMPT != 0 {
+            return true;
+        }
+        let bytes = self.size.bytes;
+        let flow_limit = if DIR == UPLOAD as usize {
+            &class.flow_upload
+        } else {
+            &class.flow_download
+        };
+        if flow_limit.is_set() {
+            // SAFETY: `flow` is a live map value, its first word aligned.
+            let word = unsafe { MapWord::new(&raw mut (*flow).traffic[DIR].tat) };
+            self.renew(flow, class);
+            if !droppable {
+                bucket::charge(&word, self.now, bytes, flow_limit);
+            } else if bucket::admit(&word, self.now, bytes, flow_limit) == bucket::Verdict::Refused
+            {
+                return false;
+            }
+        }
+        let Some(limit) = client_limit::<DIR>(class) else {
+            return true;
+        };
+        // SAFETY: `client` is a live map value, its first word aligned.
+        let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
+        let verdict = if droppable {
+            bucket::admit(&word, self.now, bytes, limit)
+        } else {
+            bucket::charge(&word, self.now, bytes, limit)
+        };
+        let bucket::Verdict::Admitted { debt, cost } = verdict else {
+            if flow_limit.is_set() {
+                // SAFETY: as above.
+                let word = unsafe { MapWord::new(&raw mut (*flow).traffic[DIR].tat) };
+                bucket::refund(&word, bytes, flow_limit);
+            }
+            self.mark_limited::<DIR>(client, &word);
+            return false;
+        };
+        // SAFETY: `client` is a live map value.
+        let flags = unsafe { core::ptr::read_volatile(&raw const (*client).flags) };
+        if flags & CLIENT_LIMITED << DIR != 0 {
+            if debt == cost {
+                self.mark_released::<DIR>(client);
+            } else {
+                // SAFETY: `client` is a live map value, an aligned word.
+                unsafe { add(&raw mut (*client).held[DIR], cost) };
+            }
+        }
+        true
+    }
+
+    /// A flow's debts under a new policy; see [`bucket::forgive`].
+    #[inline(always)]
+    fn renew(&self, flow: *mut Flow, class: &Class) {
+        // SAFETY: `flow` is a live map value, the words aligned.
+        unsafe {
+            if (*flow).generation == self.policy.generation {
+                return;
+            }
+            let upload = MapWord::new(&raw mut (*flow).traffic[0].tat);
+            bucket::forgive(&upload, self.now, &class.flow_upload);
+            let download = MapWord::new(&raw mut (*flow).traffic[1].tat);
+            bucket::forgive(&download, self.now, &class.flow_download);
+            (*flow).generation = self.policy.generation;
+        }
+    }
+
+    #[inline(always)]
+    fn mark_limited<const DIR: usize>(&self, client: *mut Client, word: &MapWord) {
+        let bit = CLIENT_LIMITED << DIR;
+        // SAFETY: `client` is a live map value, its words aligned.
+        unsafe {
+            if core::ptr::read_volatile(&raw const (*client).flags) & bit == 0
+                && set_bits(&raw mut (*client).flags, bit)
+            {
+                let debt = bucket::debt(word.load(), self.now);
+                add(&raw mut (*client).held[DIR], debt);
+                event(self.now, &self.client_key.addr, kind::LIMITED, DIR as u32);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn mark_released<const DIR: usize>(&self, client: *mut Client) {
+        // SAFETY: `client` is a live map value, an aligned word.
+        if unsafe { clear_bits(&raw mut (*client).flags, CLIENT_LIMITED << DIR) } {
+            event(self.now, &self.client_key.addr, kind::RELEASED, DIR as u32);
+        }
+    }
+}
+
+#[inline(always)]
+fn client_limit<const DIR: usize>(class: &Class) -> Option<&Limit> {
+    if class.flags & CLASS_EXEMPT != 0 {
+        return None;
+    }
+    let limit = if DIR == UPLOAD as usize {
+        &class.upload
+    } else {
+        &class.download
+    };
+    limit.is_set().then_some(limit)
+}
+
+#[inline(always)]
+fn count_flow<const DIR: usize>(flow: *mut Flow, hop: &Hop<'_>) {
+    // SAFETY: `flow` is a live map value; see `Hop::limit` for `last_seen`.
+    unsafe {
+        add_to(&raw mut (*flow).traffic[DIR], hop.size);
+        (*flow).last_seen = hop.now;
+    }
+}
+
+/// # Safety
+/// `traffic` points into a live map value.
+#[inline(always)]
+unsafe fn add_to(traffic: *mut Traffic, size: Size) {
+    // SAFETY: by this function's contract; the words are aligned.
+    unsafe {
+        add(&raw mut (*traffic).bytes, size.bytes);
+        add(&raw mut (*traffic).packets, size.packets);
+    }
+}
+
+#[inline(always)]
+fn drop_from<const DIR: usize>(flow: *mut Flow, client: *mut Client, size: Size) {
+    // SAFETY: both are live map values, the words aligned.
+    unsafe {
+        add(&raw mut (*flow).traffic[DIR].dropped_bytes, size.bytes);
+        add(&raw mut (*flow).traffic[DIR].dropped_packets, size.packets);
+        add(&raw mut (*client).traffic[DIR].dropped_bytes, size.bytes);
+        add(
+            &raw mut (*client).traffic[DIR].dropped_packets,
+            size.packets,
+        );
+    }
+}

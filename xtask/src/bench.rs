@@ -1,0 +1,36 @@
+//! `bench`: the benchmarks of the tests crate.
+
+use crate::sh;
+use anyhow::Result;
+use std::convert::Infallible;
+use std::process::Command;
+
+/// Options of `bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Which one: `cost` (ns per packet of the TC program, beside an empty one) or
+    /// `sampling` (reading and ranking 100,000 flows)
+    name: String,
+    /// Options of that benchmark
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+/// Builds one benchmark and becomes it.
+pub fn run(args: &Args) -> Result<Infallible> {
+    sh::need_root("bench")?;
+    sh::run(&mut sh::cargo([
+        "build",
+        "--release",
+        "--package=shaper-user",
+        "--package=shaper-tests",
+        "--bin=shaper",
+        "--bin=shaper-bench",
+    ])?)?;
+    let mut bench = Command::new(sh::release_bin("shaper-bench")?);
+    bench
+        .env("SHAPER_BIN", sh::release_bin("shaper")?)
+        .arg(&args.name)
+        .args(&args.rest);
+    Err(sh::exec(&mut bench))
+}

@@ -1,0 +1,62 @@
+//! Development commands: `cargo xtask …`.
+
+mod bench;
+mod demo;
+mod ebpf;
+mod manifest;
+mod object_file;
+mod results;
+mod setup;
+mod sh;
+mod test;
+mod toolchain;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Builds, tests and shows shaper.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what the other commands need and is missing
+    Setup,
+    /// Builds the kernel programs into shaper-ebpf/dist
+    BuildEbpf(ebpf::Args),
+    /// Shows shaper on real traffic: HAProxy, WebSockets, a 20 ms round trip
+    Demo(demo::Args),
+    /// Checks format and lints, runs every test, counts the results
+    Test(test::Args),
+    /// Runs a benchmark, e.g. `bench cost`
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    // cargo calls this program in the place of rustc while it builds the object.
+    if std::env::var_os(ebpf::WRAPPER_ENV).is_some() {
+        return ebpf::rustc_wrapper();
+    }
+    match run(Args::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Command::BuildEbpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args).map(|never| match never {}),
+        Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args).map(|never| match never {}),
+    }
+}

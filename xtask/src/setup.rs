@@ -1,0 +1,149 @@
+//! `setup`: what the other commands need of the machine.
+
+use crate::manifest::Tools;
+use crate::sh;
+use crate::toolchain::{self, Toolchain};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// A program and Debian's package of it.
+struct Need {
+    program: &'static str,
+    package: &'static str,
+}
+
+/// What the demo and the tests run.
+const RUNTIME: [Need; 2] = [
+    Need {
+        program: "haproxy",
+        package: "haproxy",
+    },
+    Need {
+        program: "ip",
+        package: "iproute2",
+    },
+];
+
+/// Installs what any command needs and is missing, and says what it does.
+pub fn run() -> Result<()> {
+    runtime()?;
+    println!("setup: haproxy and iproute2 are there");
+    let tools = toolchain(None)?;
+    println!(
+        "setup: {} and {} are there",
+        tools.compiler.version, tools.linker.version
+    );
+    Ok(())
+}
+
+/// Installs what the demo and the tests run, where it is missing.
+pub fn runtime() -> Result<()> {
+    let missing = missing(&RUNTIME, |program| sh::find_program(program).is_some());
+    if missing.is_empty() {
+        return Ok(());
+    }
+    apt_install(&missing)
+}
+
+fn missing(needs: &[Need], is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    needs
+        .iter()
+        .filter(|need| !is_there(need.program))
+        .map(|need| need.package)
+        .collect()
+}
+
+/// The toolchain for the kernel programs, installed where it is missing.
+pub fn toolchain(wanted: Option<&Tools>) -> Result<Toolchain> {
+    if let Ok(found) = toolchain::find(wanted) {
+        return Ok(found);
+    }
+    if toolchain::compilers().is_empty() {
+        distribution().context(
+            "or install a nightly: rustup toolchain install nightly --component rust-src",
+        )?;
+    }
+    if toolchain::find_linker().is_err() {
+        install_linker()?;
+    }
+    toolchain::find(wanted)
+}
+
+/// Installs the distribution's compiler with the source of its library, and its
+/// clippy.
+pub fn distribution() -> Result<()> {
+    apt_install(&toolchain::DISTRIBUTION_PACKAGES)
+}
+
+fn install_linker() -> Result<()> {
+    let llvm = Path::new("/usr/lib/llvm-22");
+    if !llvm.join("include").is_dir() {
+        apt_install(&["llvm-22-dev"])?;
+    }
+    println!(
+        "setup: building bpf-linker {}, about three minutes",
+        toolchain::LINKER_VERSION
+    );
+    sh::run(
+        sh::cargo([
+            "install",
+            "bpf-linker",
+            "--version",
+            toolchain::LINKER_VERSION,
+            "--no-default-features",
+            "--features",
+            "llvm-22",
+        ])?
+        .env("LLVM_PREFIX", llvm),
+    )
+}
+
+/// Keeps services that come with a package from being started by its
+/// installation (invoke-rc.d(8)), also when the installation is interrupted.
+const APT_SCRIPT: &str = r#"
+set -e
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    trap 'exit 130' INT TERM
+    printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+    chmod 755 /usr/sbin/policy-rc.d
+fi
+install() { apt-get install -y --no-install-recommends "$@"; }
+install "$@" || { apt-get update; install "$@"; }
+"#;
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if sh::find_program("apt-get").is_none() {
+        bail!("install these by hand, this machine has no apt (the names are Debian's): {list}");
+    }
+    if !sh::is_root() {
+        bail!("install these as root: apt-get install {list}");
+    }
+    println!("setup: apt-get install {list}");
+    if packages.contains(&"haproxy") {
+        println!("setup: the haproxy service is not started now; it is enabled for the next boot");
+    }
+    sh::run(
+        Command::new("sh")
+            .args(["-c", APT_SCRIPT, "apt"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+    .with_context(|| format!("install these by hand: {list}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asks_for_the_packages_of_missing_programs_only() {
+        assert_eq!(
+            missing(&RUNTIME, |program| program == "haproxy"),
+            ["iproute2"]
+        );
+        assert!(missing(&RUNTIME, |_| true).is_empty());
+    }
+}
