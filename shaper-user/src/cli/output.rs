@@ -1,0 +1,57 @@
+//! Where answers go, and how a command ends.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+use tokio::runtime::{Builder, Runtime};
+
+/// The runtime of a command that only talks to the daemon.
+pub(super) fn runtime() -> Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// Writes to standard output, in colour where it is a terminal that wants it
+/// (`NO_COLOR`, `CLICOLOR`).
+pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut out = BufWriter::new(anstream::AutoStream::auto(io::stdout()));
+    write(&mut out)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Writes JSON: indented for a person, one line for a program.
+pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
+    let stdout = io::stdout();
+    let pretty = stdout.is_terminal();
+    let mut out = BufWriter::new(stdout.lock());
+    if pretty {
+        serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
+    } else {
+        serde_json::to_writer(&mut out, value).map_err(io::Error::from)?;
+    }
+    writeln!(out)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// 0, or 1 with the reason on standard error. A reader that has enough, as
+/// `head` does, is no failure.
+pub(super) fn exit(result: Result<ExitCode>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            let enough = error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe);
+            if enough {
+                return ExitCode::SUCCESS;
+            }
+            let _ = writeln!(io::stderr(), "shaper: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

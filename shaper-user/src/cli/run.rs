@@ -1,0 +1,113 @@
+//! `run`: the daemon.
+
+use super::POLICY;
+use crate::control::lock::{self, Lock};
+use crate::control::socket::Socket;
+use crate::daemon::{self, Options, PolicyFile};
+use crate::kernel::attach::TcHook;
+use crate::kernel::{ebpf, place, sys};
+use crate::policy::OnExit;
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without a policy it only observes, on ports 80 and 443 of the default route's \
+                  interface. SHAPER_LOG chooses what is logged, as in SHAPER_LOG=debug.\n\n\
+                  Example: shaper run --policy /etc/shaper/policy.toml --interface eth0"
+)]
+pub(super) struct Args {
+    /// The policy file [default: /etc/shaper/policy.toml, where it exists]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// An interface, in the place of the policy's; may be repeated
+    #[arg(long, value_name = "IF")]
+    interface: Vec<String>,
+    /// Count and say what would be limited, whatever the policy says
+    #[arg(long)]
+    observe: bool,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// How the TC programs are attached
+    #[arg(long, value_enum, default_value_t, value_name = "HOOK")]
+    tc_hook: TcHook,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One object a line
+    Json,
+}
+
+pub(super) fn run(socket: &Path, args: Args) -> Result<ExitCode> {
+    log(args.log_format)?;
+    let options = Options {
+        policy: PolicyFile {
+            required: args.policy.is_some(),
+            path: args.policy.unwrap_or_else(|| POLICY.into()),
+        },
+        interfaces: args.interface,
+        observe: args.observe,
+        socket: socket.to_owned(),
+    };
+    // In this order: a mistake in the policy and a second daemon are found
+    // before the kernel is touched.
+    let (policy, _) = options.load()?;
+    place::check_privileges()?;
+    // First the socket: its message is the better one where both are taken.
+    let socket = Socket::bind(socket)?;
+    let cookie = sys::netns_cookie()?;
+    let lock = Lock::take(&lock::path(cookie), socket.path())?;
+    let kernel = ebpf::open(ebpf::Options {
+        tc_hook: args.tc_hook,
+        log_connections: tracing::enabled!(tracing::Level::DEBUG),
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let on_exit = runtime.block_on(daemon::run(kernel, &socket, policy, options))?;
+    if on_exit == OnExit::Detach {
+        for removed in ebpf::detach()? {
+            tracing::info!("removed {removed}");
+        }
+    }
+    // Last, because nobody else may start before everything is done.
+    drop(socket);
+    drop(lock);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log(format: LogFormat) -> Result<()> {
+    let wanted = std::env::var("SHAPER_LOG").unwrap_or_default();
+    let mut filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .parse(&wanted)
+        .context("SHAPER_LOG is no filter; try info, debug or shaper_user=debug")?;
+    // At debug level aya names every relocation: only for who asks for it.
+    if !wanted.contains("aya") {
+        for quiet in ["aya=info", "aya_obj=info"] {
+            filter = filter.add_directive(quiet.parse()?);
+        }
+    }
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    match format {
+        LogFormat::Text => subscriber
+            .with_target(false)
+            .with_ansi(anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never)
+            .init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

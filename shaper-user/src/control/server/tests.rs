@@ -1,0 +1,258 @@
+use super::*;
+use crate::control::client::{Client, ClientError};
+use crate::control::socket::Socket;
+use crate::protocol::Response;
+use std::path::PathBuf;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// Answers every command with its name and who asked.
+struct Echo;
+
+impl Handler for Echo {
+    async fn handle(&self, command: Command, peer: Peer) -> Result<Answer, ErrorBody> {
+        if command.changes() && peer.uid != 0 {
+            return Err(ErrorBody::new(ErrorCode::Denied, "not for you"));
+        }
+        Ok(Answer::Done(Done {
+            message: format!("{command:?} by {}", peer.uid),
+        }))
+    }
+}
+
+struct Server {
+    _dir: TempDir,
+    _socket: Socket,
+    path: PathBuf,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<io::Result<()>>,
+}
+
+fn server(limits: Limits, uid: u32) -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("shaper.sock");
+    let socket = Socket::bind(&path).unwrap();
+    let listener = UnixListener::from_std(socket.listener().unwrap()).unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let peer = move |_: &UnixStream| Ok(Peer { uid, pid: Some(1) });
+    let task = tokio::spawn(serve(listener, Arc::new(Echo), limits, peer, stopped));
+    Server {
+        _dir: dir,
+        _socket: socket,
+        path,
+        stop,
+        task,
+    }
+}
+
+struct Raw(BufReader<UnixStream>);
+
+impl Raw {
+    async fn connect(server: &Server) -> Self {
+        Self(BufReader::new(
+            UnixStream::connect(&server.path).await.unwrap(),
+        ))
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).await.unwrap();
+    }
+
+    /// The next answer; `None` when the server closed.
+    async fn answer(&mut self) -> Option<Response> {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line);
+        match timeout(Duration::from_secs(20), read).await.unwrap() {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(serde_json::from_str(&line).unwrap()),
+        }
+    }
+
+    async fn error(&mut self) -> ErrorBody {
+        self.answer().await.unwrap().error.unwrap()
+    }
+}
+
+const STATUS: &[u8] = b"{\"v\":1,\"command\":\"status\"}\n";
+
+#[tokio::test]
+async fn requests_are_answered_in_turn_also_in_one_write_or_in_bits() {
+    let server = server(Limits::default(), 1000);
+    let mut raw = Raw::connect(&server).await;
+    raw.send(&STATUS.repeat(3)).await;
+    for _ in 0..3 {
+        assert!(raw.answer().await.unwrap().result.is_some());
+    }
+    for byte in STATUS {
+        raw.send(&[*byte]).await;
+    }
+    let answer = raw.answer().await.unwrap();
+    assert_eq!(answer.v, VERSION);
+    assert_eq!(answer.result.unwrap()["message"], "Status by 1000");
+}
+
+#[tokio::test]
+async fn bad_lines_are_answered_and_the_connection_lives() {
+    let server = server(Limits::default(), 0);
+    let mut raw = Raw::connect(&server).await;
+    for (line, code) in [
+        (&b"\n"[..], ErrorCode::BadRequest),
+        (b"\xff\xfe\n", ErrorCode::BadRequest),
+        (b"{\"v\":1,\"command\":\"halt\"}\n", ErrorCode::BadRequest),
+        (b"{\"v\":9,\"command\":\"status\"}\n", ErrorCode::Version),
+    ] {
+        raw.send(line).await;
+        assert_eq!(raw.error().await.code, code);
+    }
+    raw.send(STATUS).await;
+    assert!(raw.answer().await.unwrap().result.is_some());
+}
+
+#[tokio::test]
+async fn a_line_without_an_end_is_refused() {
+    let server = server(Limits::default(), 0);
+    let mut raw = Raw::connect(&server).await;
+    raw.send(STATUS.strip_suffix(b"\n").unwrap()).await;
+    raw.0.get_mut().shutdown().await.unwrap();
+    assert_eq!(raw.error().await.message, "a request ends with a newline");
+    assert!(raw.answer().await.is_none());
+}
+
+#[tokio::test]
+async fn a_line_of_just_the_limit_passes_and_one_byte_more_does_not() {
+    let limits = Limits {
+        request_bytes: 100,
+        ..Limits::default()
+    };
+    let server = server(limits, 0);
+    let line = |length: usize| {
+        let mut line = STATUS.strip_suffix(b"\n").unwrap().to_vec();
+        line.resize(length, b' ');
+        line.push(b'\n');
+        line
+    };
+    let mut raw = Raw::connect(&server).await;
+    raw.send(&line(100)).await;
+    assert!(raw.answer().await.unwrap().result.is_some());
+    raw.send(&line(101)).await;
+    assert_eq!(raw.error().await.code, ErrorCode::TooMuch);
+    assert!(raw.answer().await.is_none());
+}
+
+#[tokio::test]
+async fn an_endless_line_is_cut_off() {
+    let server = server(Limits::default(), 0);
+    let raw = Raw::connect(&server).await;
+    let (mut read, mut write) = raw.0.into_inner().into_split();
+    let writer = tokio::spawn(async move { while write.write_all(&[b'x'; 4096]).await.is_ok() {} });
+    let mut answer = Vec::new();
+    // The rest of what the peer sent makes the close a reset.
+    let _ = read.read_to_end(&mut answer).await;
+    let answer: Response = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer.error.unwrap().code, ErrorCode::TooMuch);
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_sender_is_told_and_an_idle_one_is_closed() {
+    let limits = Limits {
+        request_time: Duration::from_millis(50),
+        idle_time: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let server = server(limits, 0);
+    let mut slow = Raw::connect(&server).await;
+    slow.send(b"{\"v\"").await;
+    assert_eq!(slow.error().await.code, ErrorCode::TooMuch);
+    assert!(slow.answer().await.is_none());
+    let mut idle = Raw::connect(&server).await;
+    assert!(idle.answer().await.is_none());
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_refused_and_its_place_comes_back() {
+    let limits = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let server = server(limits, 1000);
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let mut raw = Raw::connect(&server).await;
+        raw.send(STATUS).await;
+        assert!(raw.answer().await.unwrap().result.is_some());
+        kept.push(raw);
+    }
+    let mut client = Client::connect(&server.path).await.unwrap();
+    match client.status().await.unwrap_err() {
+        ClientError::Refused(error) => assert_eq!(error.code, ErrorCode::TooMuch),
+        other => panic!("{other}"),
+    }
+    kept.pop();
+    loop {
+        let mut raw = Raw::connect(&server).await;
+        let _ = raw.0.get_mut().write_all(STATUS).await;
+        if raw
+            .answer()
+            .await
+            .is_some_and(|answer| answer.result.is_some())
+        {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn root_has_places_of_its_own() {
+    let limits = Limits {
+        connections: 0,
+        reserved: 1,
+        ..Limits::default()
+    };
+    let root = server(limits, 0);
+    let mut client = Client::connect(&root.path).await.unwrap();
+    let done: Done = client.request(Command::Reload).await.unwrap();
+    assert_eq!(done.message, "Reload by 0");
+    let mut second = Client::connect(&root.path).await.unwrap();
+    assert!(second.status().await.is_err());
+    let user = server(limits, 1000);
+    let mut client = Client::connect(&user.path).await.unwrap();
+    assert!(client.status().await.is_err());
+}
+
+#[tokio::test]
+async fn only_some_may_change() {
+    let server = server(Limits::default(), 1000);
+    let mut client = Client::connect(&server.path).await.unwrap();
+    match client.change(Command::Reload).await.unwrap_err() {
+        ClientError::Refused(error) => assert_eq!(error.code, ErrorCode::Denied),
+        other => panic!("{other}"),
+    }
+    let pid = i32::try_from(std::process::id()).unwrap();
+    assert_eq!(client.pid().unwrap(), Some(pid));
+    let done: Done = client.request(Command::Status).await.unwrap();
+    assert_eq!(done.message, "Status by 1000");
+}
+
+#[tokio::test]
+async fn stopping_closes_connections() {
+    let server = server(Limits::default(), 0);
+    let mut raw = Raw::connect(&server).await;
+    raw.send(STATUS).await;
+    assert!(raw.answer().await.is_some());
+    server.stop.send(true).unwrap();
+    server.task.await.unwrap().unwrap();
+    assert!(raw.answer().await.is_none());
+}
+
+#[tokio::test]
+async fn a_client_says_what_is_wrong_with_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("none.sock");
+    let error = Client::connect(&path).await.unwrap_err();
+    assert!(matches!(error, ClientError::NotRunning(_)));
+    assert!(error.to_string().contains("shaper run"), "{error}");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let error = Client::connect(&path).await.unwrap_err();
+    assert!(matches!(error, ClientError::NotRunning(_)));
+}

@@ -1,0 +1,550 @@
+//! What the daemon knows, and what each command does to it. Without clocks,
+//! threads and sockets, so that every step is tested alone.
+
+use super::events::EventLog;
+use super::notify;
+use crate::control::server::{Answer, Peer};
+use crate::control::socket::set_group;
+use crate::filter::FilterError;
+use crate::kernel::Kernel;
+use crate::model;
+use crate::policy::client;
+use crate::policy::{Compiled, Expiry, Mode, OnExit, Policy, Rate, RateLimit};
+use crate::protocol::{Command, Done, ErrorBody, ErrorCode};
+use crate::runtime::{self, Overrides};
+use crate::sampler::Sampler;
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+use sd_notify::NotifyState;
+use shaper_common::class::SETTING_OBSERVE;
+use shaper_common::stats::Stat;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Where the policy is.
+#[derive(Clone, Debug)]
+pub struct PolicyFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Named by the operator: it must exist. Else the daemon observes only
+    /// where it does not.
+    pub required: bool,
+}
+
+/// What the command line says over the policy.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the policy is.
+    pub policy: PolicyFile,
+    /// In the place of the policy's interfaces, unless empty.
+    pub interfaces: Vec<String>,
+    /// Observe only, whatever the policy says.
+    pub observe: bool,
+    /// The control socket. What is set at runtime is kept beside it.
+    pub socket: PathBuf,
+}
+
+impl Options {
+    /// Reads the policy and lays the command line over it. Whether it came from
+    /// the file is the second value.
+    ///
+    /// # Errors
+    /// When the file has mistakes, or cannot be read although it must.
+    pub fn load(&self) -> Result<(Policy, bool)> {
+        let file = &self.policy;
+        let found = file.required || file.path.exists();
+        let mut policy = if found {
+            Policy::load(&file.path)?
+        } else {
+            Policy::observe_only()
+        };
+        if !self.interfaces.is_empty() {
+            policy.interfaces.clone_from(&self.interfaces);
+            // As in the file, "auto" is the default route's.
+            policy.interfaces.retain(|name| name != "auto");
+        }
+        if self.observe {
+            policy.mode = Mode::Observe;
+        }
+        Ok((policy, found))
+    }
+
+    /// Where runtime limits and blocks are kept.
+    #[must_use]
+    pub fn overrides(&self) -> PathBuf {
+        overrides_beside(&self.socket)
+    }
+}
+
+/// Where the daemon of a socket keeps runtime limits and blocks.
+#[must_use]
+pub fn overrides_beside(socket: &Path) -> PathBuf {
+    socket.with_file_name("overrides.json")
+}
+
+/// Everything the daemon knows.
+pub(super) struct Core<K> {
+    kernel: K,
+    options: Options,
+    policy: Policy,
+    from_file: bool,
+    compiled: Arc<Compiled>,
+    overrides: Overrides,
+    sampler: Sampler,
+    events: EventLog,
+    since: Timestamp,
+    samples: u64,
+    sample_failures: u64,
+    /// Microseconds that the last sample took.
+    sample_us: u64,
+    /// Why the last sample, saving or expiry failed; empty when it did not.
+    trouble: [Option<String>; 3],
+}
+
+/// Indexes of `Core::trouble`.
+const SAMPLING: usize = 0;
+const SAVING: usize = 1;
+const EXPIRING: usize = 2;
+
+impl<K: Kernel> Core<K> {
+    /// Puts the policy in force, with what was set at runtime before, and takes
+    /// the first sample.
+    pub fn start(mut kernel: K, policy: Policy, options: Options, now: Timestamp) -> Result<Self> {
+        let loaded = Overrides::load(&options.overrides());
+        if let Some(damaged) = &loaded.damaged {
+            tracing::warn!("{damaged}");
+        }
+        let mut overrides = loaded.overrides;
+        overrides.expire(now);
+        let compiled = Arc::new(policy.compile(&overrides.list())?);
+        kernel
+            .apply(&compiled)
+            .context("cannot put the policy in force")?;
+        let sampler = Sampler::new(Arc::clone(&compiled), kernel.generation(), now);
+        let from_file = options.policy.required || options.policy.path.exists();
+        let mut core = Self {
+            kernel,
+            options,
+            policy,
+            from_file,
+            compiled,
+            overrides,
+            sampler,
+            events: EventLog::default(),
+            since: now,
+            samples: 0,
+            sample_failures: 0,
+            sample_us: 0,
+            trouble: [None, loaded.damaged, None],
+        };
+        let closed = core.close_blocked(&[]);
+        tracing::info!("{}{closed}", core.in_force());
+        core.tick(now);
+        Ok(core)
+    }
+
+    pub const fn on_exit(&self) -> OnExit {
+        self.policy.on_exit
+    }
+
+    /// The work of every second.
+    pub fn tick(&mut self, now: Timestamp) {
+        self.expire(now);
+        let start = Instant::now();
+        let mut sample = match self.kernel.sample() {
+            Ok(sample) => sample,
+            Err(error) => {
+                self.sample_failures += 1;
+                let trouble = format!("cannot read the kernel's maps: {error:#}");
+                return self.set_trouble(SAMPLING, Some(trouble));
+            }
+        };
+        let (events, ktime) = (std::mem::take(&mut sample.events), sample.now);
+        let over = self.sampler.observe(sample, now);
+        self.events
+            .log(&events, &over, ktime, &self.compiled, &self.policy);
+        let forgotten = if over.is_empty() {
+            Ok(())
+        } else {
+            self.kernel.forget(&over)
+        };
+        self.samples += 1;
+        self.sample_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let trouble = forgotten
+            .err()
+            .map(|error| format!("cannot remove clients that left: {error:#}"));
+        self.set_trouble(SAMPLING, trouble);
+    }
+
+    /// Takes away the runtime settings that have ended.
+    fn expire(&mut self, now: Timestamp) {
+        let mut overrides = self.overrides.clone();
+        if !overrides.expire(now) {
+            return;
+        }
+        let before = self.overrides.list();
+        match self.apply_overrides(overrides) {
+            Ok(_) => {
+                for set in before {
+                    let now = self.overrides.get(&set.client);
+                    let client = client::display(set.client);
+                    if set.limit.is_some() && now.is_none_or(|now| now.limit.is_none()) {
+                        tracing::info!("the runtime limit of {client} has ended");
+                    }
+                    if set.block.is_some() && now.is_none_or(|now| now.block.is_none()) {
+                        tracing::info!("the runtime block of {client} has ended");
+                    }
+                }
+                self.save();
+                self.set_trouble(EXPIRING, None);
+            }
+            // Tried again at the next tick.
+            Err(error) => {
+                let trouble = format!("cannot end a runtime setting: {error:#}");
+                self.set_trouble(EXPIRING, Some(trouble));
+            }
+        }
+    }
+
+    /// Logs a trouble when it begins, changes and ends, not every second.
+    fn set_trouble(&mut self, which: usize, trouble: Option<String>) {
+        if self.trouble[which] == trouble {
+            return;
+        }
+        match (&trouble, &self.trouble[which]) {
+            (Some(trouble), _) => tracing::warn!("{trouble}"),
+            (None, Some(before)) => tracing::info!("over: {before}"),
+            (None, None) => {}
+        }
+        self.trouble[which] = trouble;
+    }
+
+    /// Does a command, or says why not.
+    pub fn handle(
+        &mut self,
+        command: Command,
+        peer: Peer,
+        now: Timestamp,
+    ) -> Result<Answer, ErrorBody> {
+        let bad_filter = |error: FilterError| ErrorBody::bad(error.to_string());
+        if !command.changes() {
+            return match &command {
+                Command::Flows(query) => self
+                    .sampler
+                    .flows(query)
+                    .map(Answer::Flows)
+                    .map_err(bad_filter),
+                Command::Clients(query) => self
+                    .sampler
+                    .clients(query, &self.overrides.list())
+                    .map(Answer::Clients)
+                    .map_err(bad_filter),
+                Command::Servers(_) => Ok(Answer::Servers(model::Servers {
+                    at: self.sampler.at(),
+                    interval_ms: self.sampler.interval_ms(),
+                    servers: Vec::new(),
+                })),
+                _ => Ok(Answer::Status(Box::new(self.status()))),
+            };
+        }
+        let written = as_sent(&command);
+        if peer.uid != 0 && !self.policy.control_uids.contains(&peer.uid) {
+            tracing::warn!(uid = peer.uid, pid = peer.pid, command = %written, "denied");
+            return Err(ErrorBody::new(
+                ErrorCode::Denied,
+                format!(
+                    "user {} may not change anything here; be root, or be named in `uids` of [control] in \
+                     the policy",
+                    peer.uid
+                ),
+            ));
+        }
+        let result = self.change(&command, now);
+        match &result {
+            Ok(message) => tracing::info!(
+                uid = peer.uid,
+                pid = peer.pid,
+                command = %written,
+                "{message}"
+            ),
+            Err(error) => tracing::warn!(
+                uid = peer.uid,
+                pid = peer.pid,
+                command = %written,
+                "refused: {}",
+                error.message
+            ),
+        }
+        result.map(|message| Answer::Done(Done { message }))
+    }
+
+    fn change(&mut self, command: &Command, now: Timestamp) -> Result<String, ErrorBody> {
+        let failed = |error: anyhow::Error| ErrorBody::new(ErrorCode::Failed, format!("{error:#}"));
+        let mut overrides = self.overrides.clone();
+        let message = match command {
+            Command::Limit {
+                client,
+                upload,
+                download,
+                for_ms,
+            } => {
+                let client = self.client(client)?;
+                let (up, down) = (rate(upload.as_deref())?, rate(download.as_deref())?);
+                if up.is_none() && down.is_none() {
+                    return Err(ErrorBody::bad("expected `upload`, `download` or both"));
+                }
+                overrides.set_limit(client, up, down, expiry(now, *for_ms)?);
+                let parts: Vec<_> = [("upload", upload), ("download", download)]
+                    .iter()
+                    .filter_map(|(name, rate)| rate.as_ref().map(|rate| format!("{name} {rate}")))
+                    .collect();
+                format!(
+                    "limited {}: {}{}",
+                    client::display(client),
+                    parts.join(", "),
+                    duration(*for_ms)
+                )
+            }
+            Command::ClearLimit { client } => {
+                let client = self.client(client)?;
+                if !overrides.clear_limit(client) {
+                    return Ok(format!("{} had no runtime limit", client::display(client)));
+                }
+                format!("{} is back to the policy's limits", client::display(client))
+            }
+            Command::Block { client, for_ms } => {
+                let client = self.client(client)?;
+                overrides.set_block(client, expiry(now, *for_ms)?);
+                let closed = self.apply_overrides(overrides).map_err(failed)?;
+                let message = format!(
+                    "blocked {}{}{closed}",
+                    client::display(client),
+                    duration(*for_ms)
+                );
+                return Ok(self.saved(message));
+            }
+            Command::Unblock { client } => {
+                let client = self.client(client)?;
+                if !overrides.unblock(client) {
+                    return Ok(format!("{} had no runtime block", client::display(client)));
+                }
+                format!(
+                    "{} is no longer blocked at runtime",
+                    client::display(client)
+                )
+            }
+            Command::Reload => return self.reload().map_err(failed),
+            Command::Flows(_) | Command::Clients(_) | Command::Servers(_) | Command::Status => {
+                return Err(ErrorBody::bad("not a change"));
+            }
+        };
+        self.apply_overrides(overrides).map_err(failed)?;
+        Ok(self.saved(message))
+    }
+
+    fn client(&self, text: &str) -> Result<IpNet, ErrorBody> {
+        runtime::parse_client(text, self.policy.ipv4_prefix, self.policy.ipv6_prefix)
+            .map_err(|error| ErrorBody::bad(error.to_string()))
+    }
+
+    /// Reads the policy again, as SIGHUP asks: the log has what came of it.
+    pub fn hangup(&mut self) {
+        match self.reload() {
+            Ok(message) => tracing::info!("{message}"),
+            Err(error) => tracing::warn!("{error:#}"),
+        }
+    }
+
+    /// Reads the policy again. On any failure the old one stays in force.
+    fn reload(&mut self) -> Result<String> {
+        notify::reloading();
+        let result = self.try_reload();
+        notify::send(&[NotifyState::Ready]);
+        result
+            .map(|message| format!("reloaded: {message}"))
+            .context("not reloaded, the old policy stays in force")
+    }
+
+    fn try_reload(&mut self) -> Result<String> {
+        let (policy, from_file) = self.options.load()?;
+        let compiled = policy.compile(&self.overrides.list())?;
+        let regroup = policy.control_group != self.policy.control_group;
+        if regroup {
+            set_group(&self.options.socket, policy.control_group.as_deref())?;
+        }
+        let closed = match self.apply(compiled) {
+            Ok(closed) => closed,
+            Err(error) => {
+                if regroup {
+                    set_group(&self.options.socket, self.policy.control_group.as_deref())?;
+                }
+                return Err(error);
+            }
+        };
+        self.policy = policy;
+        self.from_file = from_file;
+        Ok(format!("{}{closed}", self.in_force()))
+    }
+
+    fn in_force(&self) -> String {
+        let source = if self.from_file {
+            self.options.policy.path.display().to_string()
+        } else {
+            "the default (no policy file)".to_owned()
+        };
+        let ports: Vec<_> = self.policy.ports.iter().map(u16::to_string).collect();
+        format!(
+            "{source} is in force: {}, {} {}, {} {}",
+            mode(self.policy.mode),
+            self.policy.rules.len(),
+            plural(self.policy.rules.len(), "rule", "rules"),
+            plural(ports.len(), "port", "ports"),
+            ports.join(", ")
+        )
+    }
+
+    fn apply_overrides(&mut self, overrides: Overrides) -> Result<String> {
+        let compiled = self.policy.compile(&overrides.list())?;
+        let closed = self.apply(compiled)?;
+        self.overrides = overrides;
+        Ok(closed)
+    }
+
+    /// Puts a compiled policy in force, and closes the connections of whom it
+    /// blocks newly; says so, for the end of a sentence.
+    fn apply(&mut self, compiled: Compiled) -> Result<String> {
+        self.kernel
+            .apply(&compiled)
+            .context("the kernel did not take it")?;
+        let before = std::mem::replace(&mut self.compiled, Arc::new(compiled));
+        self.sampler
+            .set_policy(Arc::clone(&self.compiled), self.kernel.generation());
+        Ok(self.close_blocked(&before.blocked()))
+    }
+
+    fn close_blocked(&mut self, before: &[IpNet]) -> String {
+        let mut blocked = self.compiled.blocked();
+        blocked.retain(|net| !before.contains(net));
+        if blocked.is_empty() {
+            return String::new();
+        }
+        if self.compiled.settings.flags & SETTING_OBSERVE != 0 {
+            return "; nothing is dropped or closed while the policy only observes".to_owned();
+        }
+        let closed: Result<usize> = blocked
+            .into_iter()
+            .map(|net| self.kernel.disconnect(net))
+            .sum();
+        match closed {
+            Ok(closed) => format!(
+                "; closed {closed} open {}",
+                plural(closed, "connection", "connections")
+            ),
+            Err(error) => format!("; open connections could not be closed: {error:#}"),
+        }
+    }
+
+    fn save(&mut self) {
+        let path = self.options.overrides();
+        let trouble = self.overrides.save(&path).err().map(|error| {
+            format!(
+                "runtime settings hold, but will not outlive the daemon: cannot write {}: {error}",
+                path.display()
+            )
+        });
+        self.set_trouble(SAVING, trouble);
+    }
+
+    fn saved(&mut self, message: String) -> String {
+        self.save();
+        match &self.trouble[SAVING] {
+            Some(trouble) => format!("{message}; {trouble}"),
+            None => message,
+        }
+    }
+
+    fn status(&self) -> model::Status {
+        let totals = self.sampler.totals();
+        let stats = Stat::ALL.iter().zip(self.sampler.stats());
+        let mut counters: std::collections::BTreeMap<_, _> = stats
+            .map(|(stat, value)| (stat.name().to_owned(), *value))
+            .collect();
+        counters.insert("samples".to_owned(), self.samples);
+        counters.insert("sample_failures".to_owned(), self.sample_failures);
+        counters.insert("sample_us".to_owned(), self.sample_us);
+        let mut warnings = self.kernel.warnings();
+        warnings.extend(self.trouble.iter().flatten().cloned());
+        let [upload, download] = totals.traffic;
+        model::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: mode(self.policy.mode).to_owned(),
+            policy: self
+                .from_file
+                .then(|| self.options.policy.path.display().to_string()),
+            since: self.since,
+            interfaces: self.kernel.interfaces(),
+            backpressure: self.kernel.backpressure(),
+            flows: totals.flows,
+            clients: totals.clients,
+            counters,
+            limited: totals.limited,
+            upload,
+            download,
+            ports: self.policy.ports.clone(),
+            pid: std::process::id(),
+            at: self.sampler.at(),
+            warnings,
+        }
+    }
+}
+
+const fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
+    }
+}
+
+const fn plural<'a>(count: usize, one: &'a str, more: &'a str) -> &'a str {
+    if count == 1 { one } else { more }
+}
+
+/// A command as the socket carries it, for the log.
+fn as_sent(command: &Command) -> String {
+    serde_json::to_string(command).unwrap_or_default()
+}
+
+fn rate(text: Option<&str>) -> Result<Option<RateLimit>, ErrorBody> {
+    text.map(|text| {
+        text.parse::<Rate>()
+            .map(RateLimit::of)
+            .map_err(|error| ErrorBody::bad(error.to_string()))
+    })
+    .transpose()
+}
+
+fn expiry(now: Timestamp, for_ms: Option<u64>) -> Result<Expiry, ErrorBody> {
+    let Some(ms) = for_ms else { return Ok(None) };
+    if ms == 0 {
+        return Err(ErrorBody::bad("a duration of zero would end at once"));
+    }
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| now.checked_add(SignedDuration::from_millis(ms)).ok())
+        .map(Some)
+        .ok_or_else(|| ErrorBody::bad("the duration is too long; leave it out for no end"))
+}
+
+fn duration(for_ms: Option<u64>) -> String {
+    for_ms.map_or_else(String::new, |ms| {
+        format!(
+            " for {}",
+            humantime::format_duration(Duration::from_millis(ms))
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! The real kernel behind [`Kernel`].
+
+use super::attach::{self, TcHook};
+pub use super::detach::detach;
+use super::detach::{Fresh, remove_all};
+use super::interfaces::{Attached, resolve};
+use super::maps::{self, Maps};
+use super::{Kernel, Sample, place, sockets, sys};
+use crate::model;
+use crate::policy::Compiled;
+use anyhow::{Context, Result, bail};
+use aya::programs::{SchedClassifier, SockOps, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use ipnet::IpNet;
+use shaper_common::control::{Control, DONE, op};
+use shaper_common::key::{ClientKey, FlowKey, UDP};
+use shaper_common::names;
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The kernel programs, built by `cargo xtask build-ebpf`.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../shaper-ebpf/dist/shaper.bpf.o");
+
+/// A client without connections is remembered so long after its last packet, in
+/// ns.
+pub const CLIENT_MEMORY: u64 = 60_000_000_000;
+/// A UDP flow is removed so long after its last packet, in ns.
+const UDP_MEMORY: u64 = 2 * CLIENT_MEMORY;
+
+/// How to open the kernel side.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Which TC hook to use.
+    pub tc_hook: TcHook,
+    /// Whether the programs log each connection, at debug level.
+    pub log_connections: bool,
+}
+
+/// Programs and maps of this network namespace.
+pub struct EbpfKernel {
+    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    pub(super) pins: PathBuf,
+    pub(super) options: Options,
+    pub(super) netns_cookie: u64,
+    generation: u32,
+    pub(super) applied: Option<Compiled>,
+    pub(super) attached: Vec<Attached>,
+    pub(super) next_reap: Instant,
+    warnings: Vec<String>,
+    /// The last field: what it removes, the others hold open.
+    fresh: Fresh,
+}
+
+/// Loads the programs; adopts the maps that an earlier daemon left pinned.
+///
+/// # Errors
+/// What is missing (rights, BTF, kernel features), and what would fix it.
+pub fn open(options: Options) -> Result<EbpfKernel> {
+    place::check_privileges()?;
+    let netns_cookie = sys::netns_cookie()?;
+    let mut pins = place::pins(&place::bpffs()?, netns_cookie);
+    let mut warnings = Vec::new();
+    let foreign = maps::foreign(&pins)?;
+    if !foreign.is_empty() {
+        let warning = format!(
+            "another version left maps of another layout ({}): started over, counters and debts of before are lost",
+            foreign.join(", ")
+        );
+        tracing::warn!("{warning}");
+        warnings.push(warning);
+        remove_all(&pins, netns_cookie);
+        // The mount may have gone with them.
+        pins = place::pins(&place::bpffs()?, netns_cookie);
+    }
+    let fresh = Fresh::new(&pins, netns_cookie);
+    fs::create_dir_all(&pins).with_context(|| format!("making {}", pins.display()))?;
+    let mut ebpf = load(&pins, &options)?;
+    let logger = if options.log_connections {
+        Some(EbpfLogger::init(&mut ebpf).context("opening the log of the kernel programs")?)
+    } else {
+        None
+    };
+    let maps = Maps::new(&mut ebpf)?;
+    let generation = maps.generation()?;
+    attach::sock_ops(&mut ebpf, &pins, &place::cgroup2()?)?;
+    Ok(EbpfKernel {
+        ebpf,
+        maps,
+        logger,
+        pins,
+        options,
+        netns_cookie,
+        generation,
+        applied: None,
+        attached: Vec::new(),
+        next_reap: Instant::now(),
+        warnings,
+        fresh,
+    })
+}
+
+fn load(pins: &Path, options: &Options) -> Result<Ebpf> {
+    let paths: Vec<_> = names::PINNED_MAPS
+        .iter()
+        .map(|name| (*name, pins.join(name)))
+        .collect();
+    let level: u8 = if options.log_connections { 4 } else { 0 };
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &level, false);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path);
+    }
+    let mut ebpf = loader.load(OBJECT).context(
+        "loading the kernel object: kernel 5.15 or later with CONFIG_BPF_SYSCALL is needed (uname -r)",
+    )?;
+    for (name, program) in ebpf.programs_mut() {
+        let name = name.to_owned();
+        match program {
+            aya::programs::Program::SchedClassifier(p) => SchedClassifier::load(p),
+            aya::programs::Program::SockOps(p) => SockOps::load(p),
+            aya::programs::Program::Xdp(p) => p.load(),
+            _ => bail!("the kernel object has a program {name} of a type it should not have"),
+        }
+        .with_context(|| {
+            format!(
+                "the kernel refused the program {name}: kernel 5.15 or later is needed (uname -r)"
+            )
+        })?;
+    }
+    Ok(ebpf)
+}
+
+impl EbpfKernel {
+    /// Runs one request in the kernel.
+    pub(super) fn control(&self, operation: u32, key: FlowKey, value: u64) -> Result<bool> {
+        let request = Control {
+            op: operation,
+            value,
+            key,
+            ..Control::default()
+        };
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(names::CONTROL)
+            .context("the kernel object has no control program")?
+            .try_into()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(bytemuck::bytes_of(&request));
+        let result = program
+            .test_run(options)
+            .context("running the control program")?;
+        Ok(result.return_value == DONE)
+    }
+
+    pub(super) fn watches(&self) -> impl Fn(u16) -> bool + use<> {
+        let ports: HashSet<u16> = self
+            .applied
+            .iter()
+            .flat_map(|c| c.ports.iter().copied())
+            .collect();
+        move |port| ports.contains(&port)
+    }
+}
+
+impl Kernel for EbpfKernel {
+    fn sample(&mut self) -> Result<Sample> {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+        self.watch_interfaces();
+        let mut sample = self.maps.sample()?;
+        self.reap(sample.now, &mut sample.flows)?;
+        let since = sample.now.saturating_sub(UDP_MEMORY);
+        for (key, flow) in &sample.flows {
+            if key.protocol == UDP && flow.last_seen < since {
+                self.control(op::CLOSE, *key, 0)?;
+            }
+        }
+        Ok(sample)
+    }
+
+    fn apply(&mut self, compiled: &Compiled) -> Result<()> {
+        let links = resolve(&compiled.interfaces, &self.attached)?;
+        let before = self.maps.settings()?;
+        let (attached, generation) = self.attach_all(&links, compiled.xdp, |kernel| {
+            kernel.maps.write(compiled, kernel.netns_cookie)
+        })?;
+        self.generation = generation;
+        self.fresh.keep();
+        for mut old in std::mem::replace(&mut self.attached, attached) {
+            if links.iter().any(|l| l.name == old.link.name) {
+                continue;
+            }
+            if links.is_empty() || compiled.interfaces.contains(&old.link.name) {
+                old.gone = true;
+                self.attached.push(old);
+            } else if !old.gone {
+                self.remove(&old.link);
+            }
+        }
+        let ports_changed = self
+            .applied
+            .as_ref()
+            .is_none_or(|c| c.ports != compiled.ports);
+        let masks_changed = before.is_some_and(|b| {
+            (b.mask_v4, b.mask_v6) != (compiled.settings.mask_v4, compiled.settings.mask_v6)
+        });
+        self.applied = Some(compiled.clone());
+        // The policy is in force: what follows completes the picture of
+        // connections, and must not undo it.
+        let mut complete = || -> Result<()> {
+            if masks_changed {
+                self.recount(&compiled.settings)?;
+            }
+            if ports_changed {
+                self.drop_unwatched()?;
+                let adopted = self.adopt()?;
+                if adopted > 0 {
+                    tracing::info!("adopted {adopted} open connections");
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = complete() {
+            let warning = format!("open connections are not all tracked: {error:#}");
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
+        }
+        Ok(())
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn forget(&mut self, clients: &[ClientKey]) -> Result<()> {
+        let since = sys::ktime().saturating_sub(CLIENT_MEMORY);
+        for client in clients {
+            let key = FlowKey {
+                client: client.addr,
+                ..FlowKey::default()
+            };
+            self.control(op::FORGET, key, since)?;
+        }
+        Ok(())
+    }
+
+    fn disconnect(&mut self, prefix: IpNet) -> Result<usize> {
+        sockets::destroy(prefix, self.watches())
+    }
+
+    fn interfaces(&self) -> Vec<model::Interface> {
+        self.attached.iter().map(Attached::row).collect()
+    }
+
+    fn backpressure(&self) -> model::Backpressure {
+        model::Backpressure {
+            upload: false,
+            download: false,
+            reason: Some(
+                "not in this version: limits are held by the token bucket at TC".to_owned(),
+            ),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+}

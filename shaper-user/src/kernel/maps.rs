@@ -1,0 +1,289 @@
+//! The pinned maps: writing a policy generation, reading everything.
+
+use super::Sample;
+use super::sys::{ktime, read_map};
+use crate::policy::Compiled;
+use anyhow::{Context, Result, bail};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, RingBuf};
+use aya::{Ebpf, Pod};
+use shaper_common::class::{Class, MAX_CLASSES, PORT_WORDS, Settings, bank, port_bit};
+use shaper_common::event::Event;
+use shaper_common::flow::{Client, Flow};
+use shaper_common::key::{ClientKey, FlowKey, GENERATION_BITS, RuleKey};
+use shaper_common::names;
+use shaper_common::stats::STATS_LEN;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// The maps that the daemon reads and writes.
+pub struct Maps {
+    flows: MapData,
+    udp_flows: MapData,
+    clients: MapData,
+    udp_clients: MapData,
+    classes: Array<MapData, Class>,
+    rules: LpmTrie<MapData, RuleKey, u32>,
+    settings: Array<MapData, Settings>,
+    ports: Array<MapData, u64>,
+    generation: Array<MapData, u32>,
+    interfaces: HashMap<MapData, u32, u32>,
+    stats: PerCpuArray<MapData, u64>,
+    events: RingBuf<MapData>,
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name)
+        .with_context(|| format!("the kernel object has no map {name}: it is not of this version"))
+}
+
+/// The map itself, without aya's types on top: for batched reads.
+fn data(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
+    match take(ebpf, name)? {
+        Map::HashMap(data) | Map::LruHashMap(data) => Ok(data),
+        _ => bail!("the map {name} is not a hash map"),
+    }
+}
+
+impl Maps {
+    /// Takes the maps out of the loaded object.
+    ///
+    /// # Errors
+    /// When one is missing or of another type.
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self {
+            flows: data(ebpf, names::FLOWS)?,
+            udp_flows: data(ebpf, names::UDP_FLOWS)?,
+            clients: data(ebpf, names::CLIENTS)?,
+            udp_clients: data(ebpf, names::UDP_CLIENTS)?,
+            classes: take(ebpf, names::CLASSES)?.try_into()?,
+            rules: take(ebpf, names::RULES)?.try_into()?,
+            settings: take(ebpf, names::SETTINGS)?.try_into()?,
+            ports: take(ebpf, names::PORTS)?.try_into()?,
+            generation: take(ebpf, names::GENERATION)?.try_into()?,
+            interfaces: take(ebpf, names::INTERFACES)?.try_into()?,
+            stats: take(ebpf, names::STATS)?.try_into()?,
+            events: take(ebpf, names::EVENTS)?.try_into()?,
+        })
+    }
+
+    /// The policy generation in force; 0 before the first.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn generation(&self) -> Result<u32> {
+        self.generation
+            .get(&0, 0)
+            .context("reading the policy generation")
+    }
+
+    /// The settings in force; `None` before the first generation.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn settings(&self) -> Result<Option<Settings>> {
+        let generation = self.generation()?;
+        if generation == 0 {
+            return Ok(None);
+        }
+        Ok(Some(
+            self.settings
+                .get(&bank(generation), 0)
+                .context("reading the settings")?,
+        ))
+    }
+
+    /// Writes a policy beside the one in force and switches to it by one word.
+    ///
+    /// # Errors
+    /// When a map cannot be written; then the policy in force stays.
+    pub fn write(&mut self, compiled: &Compiled, netns_cookie: u64) -> Result<u32> {
+        let old = self.generation()?;
+        // 0 says that there is no policy yet.
+        let new = old.checked_add(1).unwrap_or(2);
+        if compiled.classes.len() > MAX_CLASSES as usize {
+            bail!(
+                "{} classes are more than the {MAX_CLASSES} there is room for",
+                compiled.classes.len()
+            );
+        }
+        // What a failed attempt at this generation may have left.
+        self.remove_rules(|generation| generation != old)?;
+        let base = bank(new) * MAX_CLASSES;
+        for (index, named) in (base..).zip(&compiled.classes) {
+            self.classes
+                .set(index, named.class, 0)
+                .context("writing the classes")?;
+        }
+        let mut words = vec![0_u64; PORT_WORDS as usize];
+        for port in &compiled.ports {
+            let (word, bit) = port_bit(0, *port);
+            words[word as usize] |= bit;
+        }
+        for (index, word) in (bank(new) * PORT_WORDS..).zip(&words) {
+            self.ports
+                .set(index, word, 0)
+                .context("writing the ports")?;
+        }
+        let settings = Settings {
+            netns_cookie,
+            ..compiled.settings
+        };
+        self.settings
+            .set(bank(new), settings, 0)
+            .context("writing the settings")?;
+        for (addr, bits, class) in &compiled.rules {
+            let key = RuleKey {
+                generation: new.to_be(),
+                addr: *addr,
+            };
+            self.rules
+                .insert(&Key::new(GENERATION_BITS + bits, key), class, 0)
+                .context("writing the rules: is the table of prefixes full?")?;
+        }
+        self.generation
+            .set(0, new, 0)
+            .context("switching to the new policy")?;
+        // The switch is made: what stays now goes with the next one.
+        if let Err(error) = self.remove_rules(|generation| generation != new) {
+            tracing::warn!("{error:#}");
+        }
+        Ok(new)
+    }
+
+    fn remove_rules(&mut self, gone: impl Fn(u32) -> bool) -> Result<()> {
+        let mut keys = Vec::new();
+        for key in self.rules.keys() {
+            let key = key.context("reading the rules")?;
+            let data = key.data();
+            if gone(u32::from_be(data.generation)) {
+                keys.push(key);
+            }
+        }
+        for key in keys {
+            self.rules
+                .remove(&key)
+                .context("removing the rules of another generation")?;
+        }
+        Ok(())
+    }
+
+    /// Says of an interface whether XDP shields it; `None` forgets it.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_interface(&mut self, index: u32, flags: Option<u32>) -> Result<()> {
+        match flags {
+            Some(flags) => self
+                .interfaces
+                .insert(index, flags, 0)
+                .context("writing the interfaces"),
+            None => {
+                // It may never have been there.
+                let _ = self.interfaces.remove(&index);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn sample(&mut self) -> Result<Sample> {
+        let now = ktime();
+        let mut flows = read_map(self.flows.fd().as_fd()).context("reading the flows")?;
+        flows.extend(
+            read_map::<FlowKey, Flow>(self.udp_flows.fd().as_fd())
+                .context("reading the UDP flows")?,
+        );
+        let mut clients = read_map(self.clients.fd().as_fd()).context("reading the clients")?;
+        clients.extend(
+            read_map::<ClientKey, Client>(self.udp_clients.fd().as_fd())
+                .context("reading the UDP clients")?,
+        );
+        let mut stats = [0; STATS_LEN];
+        for (index, total) in (0..).zip(&mut stats) {
+            let values = self.stats.get(&index, 0).context("reading the counters")?;
+            *total = values.iter().sum();
+        }
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            if item.len() == size_of::<Event>() {
+                events.push(bytemuck::pod_read_unaligned(&item));
+            }
+        }
+        Ok(Sample {
+            now,
+            flows,
+            clients,
+            stats,
+            events,
+        })
+    }
+
+    /// TCP flows only.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn tcp_flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
+        read_map(self.flows.fd().as_fd()).context("reading the flows")
+    }
+
+    /// Clients with TCP flows only.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn tcp_clients(&self) -> Result<Vec<(ClientKey, Client)>> {
+        read_map(self.clients.fd().as_fd()).context("reading the clients")
+    }
+}
+
+/// Compares a pinned map with what this build expects: aya takes any map that
+/// it finds at the path.
+fn fits<K: Pod, V: Pod>(info: &MapInfo, max_entries: u32) -> bool {
+    info.key_size() as usize == size_of::<K>()
+        && info.value_size() as usize == size_of::<V>()
+        && info.max_entries() == max_entries
+}
+
+/// Names of the pinned maps below `pins` that another version made, with
+/// another layout or size.
+///
+/// # Errors
+/// When a pin cannot be opened.
+pub fn foreign(pins: &Path) -> Result<Vec<&'static str>> {
+    let mut foreign = Vec::new();
+    for name in names::PINNED_MAPS {
+        let path = pins.join(name);
+        if !fs::exists(&path)? {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path)
+            .with_context(|| format!("opening the pinned map {}", path.display()))?;
+        let right = match name {
+            names::FLOWS => fits::<FlowKey, Flow>(&info, names::MAX_FLOWS),
+            names::UDP_FLOWS => fits::<FlowKey, Flow>(&info, names::MAX_UDP_FLOWS),
+            names::CLIENTS => fits::<ClientKey, Client>(&info, names::MAX_CLIENTS),
+            names::UDP_CLIENTS => fits::<ClientKey, Client>(&info, names::MAX_UDP_CLIENTS),
+            names::HANDSHAKES => {
+                fits::<FlowKey, shaper_common::flow::Handshake>(&info, names::MAX_HANDSHAKES)
+            }
+            names::SYN_RATES => fits::<ClientKey, u64>(&info, names::MAX_SYN_RATES),
+            names::CLASSES => fits::<u32, Class>(&info, 2 * MAX_CLASSES),
+            names::SETTINGS => fits::<u32, Settings>(&info, 2),
+            names::PORTS => fits::<u32, u64>(&info, 2 * PORT_WORDS),
+            names::GENERATION => fits::<u32, u32>(&info, 1),
+            names::INTERFACES => fits::<u32, u32>(&info, names::MAX_INTERFACES),
+            names::STATS => fits::<u32, u64>(&info, u32::try_from(STATS_LEN)?),
+            names::EVENT_GATE => fits::<u32, u64>(&info, 1),
+            names::RULES => info.max_entries() == names::MAX_RULES,
+            _ => info.max_entries() == names::EVENT_RING_BYTES,
+        };
+        if !right {
+            foreign.push(name);
+        }
+    }
+    Ok(foreign)
+}

@@ -1,0 +1,79 @@
+//! The one trait behind which maps, programs and sockets are, so that the
+//! daemon and everything above it is tested without root.
+
+pub mod attach;
+mod connections;
+mod detach;
+pub mod ebpf;
+mod interfaces;
+pub mod maps;
+pub mod netlink;
+pub mod place;
+pub mod sockets;
+pub mod sys;
+
+use crate::model;
+use crate::policy::Compiled;
+use anyhow::Result;
+use ipnet::IpNet;
+use shaper_common::event::Event;
+use shaper_common::flow::{Client, Flow};
+use shaper_common::key::{ClientKey, FlowKey};
+use shaper_common::stats::STATS_LEN;
+
+/// Everything the kernel knows, read at one time.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// ktime in ns just before the maps were read.
+    pub now: u64,
+    /// Flows of TCP and UDP.
+    pub flows: Vec<(FlowKey, Flow)>,
+    /// Clients, with TCP or UDP or both.
+    pub clients: Vec<(ClientKey, Client)>,
+    /// By [`shaper_common::stats::Stat`], summed over the CPUs.
+    pub stats: [u64; STATS_LEN],
+    /// Events since the last sample.
+    pub events: Vec<Event>,
+}
+
+/// What the daemon needs of the kernel.
+pub trait Kernel: Send {
+    /// Reads all maps. Also removes flows whose close nobody announced.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    fn sample(&mut self) -> Result<Sample>;
+
+    /// Puts a compiled policy in force, in one step, for open connections too.
+    /// A failure leaves the policy in force that was.
+    ///
+    /// # Errors
+    /// When a map cannot be written or an interface cannot be attached to.
+    fn apply(&mut self, compiled: &Compiled) -> Result<()>;
+
+    /// The generation of the last [`Kernel::apply`]: clients with another one
+    /// have not sent since.
+    fn generation(&self) -> u32;
+
+    /// Removes clients that nothing refers to any more.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn forget(&mut self, clients: &[ClientKey]) -> Result<()>;
+
+    /// Closes the open connections of a prefix to watched ports, as
+    /// `SOCK_DESTROY` does; returns how many.
+    ///
+    /// # Errors
+    /// When `sock_diag` is not there or refuses.
+    fn disconnect(&mut self, prefix: IpNet) -> Result<usize>;
+
+    /// What is attached where.
+    fn interfaces(&self) -> Vec<model::Interface>;
+
+    /// Whether limits work by backpressure.
+    fn backpressure(&self) -> model::Backpressure;
+
+    /// What is wrong just now, for people.
+    fn warnings(&self) -> Vec<String>;
+}

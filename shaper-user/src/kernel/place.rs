@@ -1,0 +1,159 @@
+//! Where things live: bpffs, cgroup v2, and the directory of our pins.
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const BPFFS: &str = "/sys/fs/bpf";
+/// Where our own mounts go when the system has none.
+const OWN_BPFFS: &str = "/run/shaper/bpf";
+const OWN_CGROUP: &str = "/run/shaper/cgroup2";
+
+/// First mount point of a file system type, from the text of `/proc/mounts`.
+fn find_mount(mounts: &str, kind: &str, prefer: &str) -> Option<PathBuf> {
+    let mut found: Option<PathBuf> = None;
+    for line in mounts.lines() {
+        let mut fields = line.split(' ').skip(1);
+        let (Some(at), Some(fs)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        if fs == kind {
+            if at == prefer {
+                return Some(at.into());
+            }
+            found.get_or_insert_with(|| at.into());
+        }
+    }
+    found
+}
+
+fn mounts() -> Result<String> {
+    fs::read_to_string("/proc/mounts").context("reading /proc/mounts: is /proc mounted?")
+}
+
+fn mount_own(kind: &str, at: &str) -> Result<PathBuf> {
+    fs::create_dir_all(at).with_context(|| format!("making the mount point {at}"))?;
+    mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>).with_context(|| {
+        format!("mounting {kind} at {at}: needs CAP_SYS_ADMIN, or mount it beforehand")
+    })?;
+    tracing::info!("mounted {kind} at {at}");
+    Ok(at.into())
+}
+
+/// The BPF file system, mounted where it is missing.
+///
+/// # Errors
+/// When it is neither there nor can be mounted.
+pub fn bpffs() -> Result<PathBuf> {
+    let mounts = mounts()?;
+    // Ours first: pins are there, though the system may have mounted one since.
+    match find_mount(&mounts, "bpf", OWN_BPFFS) {
+        Some(at) if at == Path::new(OWN_BPFFS) => return Ok(at),
+        _ => {}
+    }
+    match find_mount(&mounts, "bpf", BPFFS) {
+        Some(at) => Ok(at),
+        // Not at the usual place, which `detach` could not know to be ours.
+        None => mount_own("bpf", OWN_BPFFS),
+    }
+}
+
+/// The root of cgroup v2, mounted where it is missing.
+///
+/// # Errors
+/// When it is neither there nor can be mounted.
+pub fn cgroup2() -> Result<PathBuf> {
+    match find_mount(&mounts()?, "cgroup2", "/sys/fs/cgroup") {
+        Some(at) => Ok(at),
+        None => mount_own("cgroup2", OWN_CGROUP),
+    }
+}
+
+/// Unmounts what [`bpffs`] and [`cgroup2`] mounted below `/run/shaper`.
+pub fn unmount_own() -> Vec<String> {
+    let mut gone = Vec::new();
+    for at in [OWN_BPFFS, OWN_CGROUP] {
+        let mounted = mounts().is_ok_and(|m| m.lines().any(|l| l.split(' ').nth(1) == Some(at)));
+        // bpffs holds the pins of other network namespaces too.
+        let used = at == OWN_BPFFS && Path::new(at).join("shaper").exists();
+        if mounted && !used && nix::mount::umount(at).is_ok() {
+            let _ = fs::remove_dir(at);
+            gone.push(format!("mount {at}"));
+        }
+    }
+    gone
+}
+
+/// The directory of our pins. Each network namespace has its own, because one
+/// daemon serves one.
+#[must_use]
+pub fn pins(bpffs: &Path, netns_cookie: u64) -> PathBuf {
+    bpffs.join("shaper").join(format!("net-{netns_cookie}"))
+}
+
+/// Refuses early, with the way out, where the daemon cannot work.
+///
+/// # Errors
+/// Names what is missing and what would fix it.
+pub fn check_privileges() -> Result<()> {
+    const CAP_NET_ADMIN: u32 = 12;
+    const CAP_SYS_ADMIN: u32 = 21;
+    const CAP_BPF: u32 = 39;
+    let status = fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
+    let effective = effective_capabilities(&status).unwrap_or(0);
+    let has = |bit: u32| effective >> bit & 1 == 1;
+    let mut missing = Vec::new();
+    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
+        missing.push("CAP_BPF");
+    }
+    if !has(CAP_NET_ADMIN) {
+        missing.push("CAP_NET_ADMIN");
+    }
+    if !missing.is_empty() {
+        bail!(
+            "not allowed to load kernel programs: missing {}. Run it as root (sudo), or as the systemd unit",
+            missing.join(" and ")
+        );
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        bail!(
+            "the kernel has no BTF (/sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF=y, as the kernels of Debian, Ubuntu and RHEL have"
+        );
+    }
+    Ok(())
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let hex = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "proc /proc proc rw 0 0\n\
+        cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+        cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n\
+        bpf /mnt/other bpf rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n";
+
+    #[test]
+    fn mounts_are_found_by_type_and_the_usual_place_is_preferred() {
+        let find = |kind, prefer| find_mount(MOUNTS, kind, prefer);
+        assert_eq!(find("bpf", BPFFS), Some(BPFFS.into()));
+        assert_eq!(find("bpf", "/nowhere"), Some("/mnt/other".into()));
+        let cgroup = find("cgroup2", "/sys/fs/cgroup");
+        assert_eq!(cgroup, Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(find("tmpfs", "/tmp"), None);
+    }
+
+    #[test]
+    fn capabilities_are_read_from_status() {
+        assert_eq!(
+            effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"),
+            Some((1 << 41) - 1)
+        );
+        assert_eq!(effective_capabilities("Name:\tx\n"), None);
+    }
+}

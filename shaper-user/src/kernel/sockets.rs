@@ -1,0 +1,127 @@
+//! TCP sockets through sock_diag: which are open, and closing them.
+
+use super::netlink::request;
+use crate::addr::{contains, prefix_to_kernel, to_kernel};
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::message::SockDiagDestroy;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use shaper_common::key::{FlowKey, TCP};
+use std::io;
+
+/// An open connection to a watched port.
+#[derive(Clone, Debug)]
+pub struct OpenSocket {
+    /// The flow it is.
+    pub key: FlowKey,
+    id: SocketId,
+    family: u8,
+}
+
+/// States in which data may still come or go: all but LISTEN, SYN_SENT,
+/// SYN_RECV, TIME_WAIT and CLOSE, which no flow is in.
+fn tracked_states() -> StateFlags {
+    StateFlags::ESTABLISHED
+        | StateFlags::FIN_WAIT1
+        | StateFlags::FIN_WAIT2
+        | StateFlags::CLOSE_WAIT
+        | StateFlags::LAST_ACK
+        | StateFlags::CLOSING
+}
+
+fn dump(family: u8, states: StateFlags) -> Result<Vec<(SocketId, u8)>> {
+    let mut found = Vec::new();
+    request(
+        NETLINK_SOCK_DIAG,
+        SockDiagMessage::InetRequest(InetRequest {
+            family,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states,
+            socket_id: if family == AF_INET {
+                SocketId::new_v4()
+            } else {
+                SocketId::new_v6()
+            },
+        }),
+        NLM_F_DUMP,
+        |answer| {
+            if let SockDiagMessage::InetResponse(response) = answer {
+                found.push((response.header.socket_id.clone(), response.header.family));
+            }
+        },
+    )
+    .context("listing TCP sockets (sock_diag; module inet_diag, tcp_diag)")?;
+    Ok(found)
+}
+
+/// Every open connection whose local port is watched. One that this host opened
+/// itself from that very port would be taken for a client's; watched ports lie
+/// outside the ephemeral range where operators choose them well.
+///
+/// # Errors
+/// When sock_diag is not there.
+pub fn open(watched: impl Fn(u16) -> bool) -> Result<Vec<OpenSocket>> {
+    let mut sockets = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        for (id, family) in dump(family, tracked_states())? {
+            if watched(id.source_port) {
+                sockets.push(OpenSocket {
+                    key: FlowKey {
+                        client: to_kernel(id.destination_address),
+                        local: to_kernel(id.source_address),
+                        client_port: id.destination_port,
+                        local_port: id.source_port,
+                        protocol: TCP,
+                        _pad: [0; 3],
+                    },
+                    id,
+                    family,
+                });
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+/// Closes the open connections of a prefix, with a reset (`SOCK_DESTROY`);
+/// returns how many.
+///
+/// # Errors
+/// When sock_diag is not there or refuses (`CONFIG_INET_DIAG_DESTROY`).
+pub fn destroy(prefix: IpNet, watched: impl Fn(u16) -> bool) -> Result<usize> {
+    let (network, bits) = prefix_to_kernel(prefix);
+    let mut closed = 0;
+    for socket in open(watched)? {
+        if !contains(&network, bits, &socket.key.client) {
+            continue;
+        }
+        let result = request(
+            NETLINK_SOCK_DIAG,
+            SockDiagDestroy::new(SockDiagMessage::InetRequest(InetRequest {
+                family: socket.family,
+                protocol: IPPROTO_TCP,
+                extensions: ExtensionFlags::empty(),
+                states: StateFlags::all(),
+                socket_id: socket.id,
+            })),
+            NLM_F_ACK,
+            |_: SockDiagMessage| {},
+        );
+        match result {
+            Ok(()) => closed += 1,
+            // It closed by itself meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).context(
+                    "closing connections (SOCK_DESTROY): the kernel needs CONFIG_INET_DIAG_DESTROY=y; the block itself holds",
+                );
+            }
+        }
+    }
+    Ok(closed)
+}

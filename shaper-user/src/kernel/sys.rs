@@ -1,0 +1,254 @@
+//! Calls of bpf(2) that aya has no function for. The only raw syscalls of the
+//! daemon.
+
+use anyhow::{Context, Result, bail};
+use bytemuck::Pod;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Command numbers of bpf(2), `enum bpf_cmd` in `linux/bpf.h`.
+mod command {
+    pub(super) const OBJ_GET: libc::c_long = 7;
+    pub(super) const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    pub(super) const MAP_LOOKUP_BATCH: libc::c_long = 24;
+    pub(super) const LINK_UPDATE: libc::c_long = 29;
+    pub(super) const LINK_DETACH: libc::c_long = 34;
+}
+
+/// Entries asked for at once; the size hardly matters for the speed.
+const CHUNK: usize = 4096;
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjGetAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info`, as far as TCX and XDP links fill it.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    _pad: u32,
+    ifindex: u32,
+    attach_type: u32,
+    _rest: [u64; 4],
+}
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is the structure that the command takes, of the size that
+    // is passed; pointers inside it are to live buffers of the caller.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+/// Reads a whole hash map by `BPF_MAP_LOOKUP_BATCH` (kernel 5.6).
+///
+/// Entries that come or go meanwhile may be missed or not; none is torn apart
+/// from its key.
+///
+/// # Errors
+/// What the kernel says, but for the end of the map.
+pub fn read_map<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> Result<Vec<(K, V)>> {
+    let mut entries = Vec::new();
+    let mut chunk = CHUNK;
+    let mut keys = vec![K::zeroed(); chunk];
+    let mut values = vec![V::zeroed(); chunk];
+    // The kernel's cursor: a bucket number for hash maps, of 4 bytes.
+    let (mut cursor, mut next) = (0_u32, 0_u32);
+    let mut first = true;
+    loop {
+        let mut attr = BatchAttr {
+            in_batch: if first { 0 } else { &raw const cursor as u64 },
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: u32::try_from(chunk).unwrap_or(u32::MAX),
+            map_fd: u32::try_from(map.as_raw_fd()).context("map descriptor")?,
+            ..BatchAttr::default()
+        };
+        let result = bpf(command::MAP_LOOKUP_BATCH, &mut attr);
+        let error = result.err();
+        match error.as_ref().and_then(io::Error::raw_os_error) {
+            // ENOENT marks the last chunk, whose count is valid.
+            None | Some(libc::ENOENT) => {}
+            // A bucket with more entries than a chunk has room for.
+            Some(libc::ENOSPC) if chunk < 1 << 20 => {
+                chunk *= 2;
+                keys.resize(chunk, K::zeroed());
+                values.resize(chunk, V::zeroed());
+                continue;
+            }
+            Some(_) => {
+                return Err(error.unwrap_or_else(io::Error::last_os_error))
+                    .context("reading a map in batches (BPF_MAP_LOOKUP_BATCH, kernel 5.6)");
+            }
+        }
+        let count = attr.count as usize;
+        if count > chunk {
+            bail!("the kernel returned {count} entries for a chunk of {chunk}");
+        }
+        entries.extend(
+            keys[..count]
+                .iter()
+                .copied()
+                .zip(values[..count].iter().copied()),
+        );
+        if error.is_some() {
+            return Ok(entries);
+        }
+        first = false;
+        cursor = next;
+    }
+}
+
+fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let fd = bpf(
+        command::OBJ_GET,
+        &mut ObjGetAttr {
+            pathname: path.as_ptr() as u64,
+            ..ObjGetAttr::default()
+        },
+    )?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just returned this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Index of the interface that a pinned TCX or XDP link is on; 0 when that is
+/// gone.
+///
+/// # Errors
+/// When there is no such pin.
+pub fn link_ifindex(pin: &Path) -> io::Result<u32> {
+    let link = open_pin(pin)?;
+    let mut info = LinkInfo::default();
+    bpf(
+        command::OBJ_GET_INFO_BY_FD,
+        &mut InfoAttr {
+            bpf_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
+            info_len: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
+            info: &raw mut info as u64,
+        },
+    )?;
+    Ok(info.ifindex)
+}
+
+/// Puts another program behind a pinned link, atomically (`BPF_LINK_UPDATE`,
+/// kernel 5.7).
+///
+/// # Errors
+/// `NotFound` where there is no pin, else what the kernel says.
+pub fn update_pinned_link(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    let link = open_pin(pin)?;
+    bpf(
+        command::LINK_UPDATE,
+        &mut LinkUpdateAttr {
+            link_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
+            new_prog_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
+            ..LinkUpdateAttr::default()
+        },
+    )?;
+    Ok(())
+}
+
+/// Takes a pinned link off its hook at once, whoever else holds it
+/// (`BPF_LINK_DETACH`, kernel 5.9). Without it the hook would stay in use until
+/// the kernel has freed the last reference, which it does later.
+///
+/// # Errors
+/// `NotFound` where there is no pin, else what the kernel says.
+pub fn detach_pinned_link(pin: &Path) -> io::Result<()> {
+    let link = open_pin(pin)?;
+    let mut fd = u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?;
+    bpf(command::LINK_DETACH, &mut fd)?;
+    Ok(())
+}
+
+/// Nanoseconds of the clock that `bpf_ktime_get_ns` reads.
+#[must_use]
+pub fn ktime() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |t| {
+        u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000
+            + u64::try_from(t.tv_nsec()).unwrap_or(0)
+    })
+}
+
+/// The cookie of this thread's network namespace (`SO_NETNS_COOKIE`, 5.14).
+///
+/// # Errors
+/// When the kernel has no such option.
+pub fn netns_cookie() -> Result<u64> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")
+        .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))
+        .context("opening a socket to ask for the network namespace")?;
+    let mut cookie = 0_u64;
+    let mut len = libc::socklen_t::try_from(size_of::<u64>())?;
+    // SAFETY: `cookie` and `len` are valid for writes of the lengths given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error())
+            .context("asking for the network namespace (SO_NETNS_COOKIE, kernel 5.14)");
+    }
+    Ok(cookie)
+}
+
+/// `SO_NETNS_COOKIE` of `asm-generic/socket.h`; libc has no name for it.
+const SO_NETNS_COOKIE: libc::c_int = 71;

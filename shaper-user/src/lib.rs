@@ -1,0 +1,33 @@
+//! The daemon, its control socket, its command line and its dashboard.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`model`] | the stable JSON: what every reader of the daemon sees |
+//! | [`protocol`] | requests and answers of the control socket |
+//! | [`policy`] | the policy file: parsing, checking, compiling to classes |
+//! | [`runtime`] | limits and blocks set while the daemon runs |
+//! | [`kernel`] | the one trait behind which maps, programs and sockets are |
+//! | [`cli`] | the command line |
+//! | [`control`] | the control socket: server and client |
+//! | [`addr`] | addresses between the kernel's form and `std::net` |
+//! | [`sampler`] | from two samples of the kernel to rates and rows |
+//! | [`daemon`] | `shaper run`: the loop, and what each command does |
+//! | [`render`] | answers for people: tables, units, colour |
+//! | [`filter`] | which rows a query is about |
+//! | [`top`] | the dashboard |
+
+pub mod addr;
+pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod filter;
+pub mod kernel;
+pub mod model;
+pub mod policy;
+pub mod protocol;
+pub mod render;
+pub mod runtime;
+pub mod sampler;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod top;

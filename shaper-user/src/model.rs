@@ -1,0 +1,242 @@
+//! The stable JSON: what the control socket answers, `--json` prints and the
+//! dashboard draws. Fields are added, never renamed or removed.
+//!
+//! Times are RFC 3339, durations are `_ms`, sizes are bytes and rates bits per
+//! second; an absent limit is null.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// One direction of a flow or client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Direction {
+    /// Bytes that passed, from the IP header on.
+    pub bytes: u64,
+    /// Packets that passed.
+    pub packets: u64,
+    /// Bits per second over the last interval.
+    pub rate_bps: u64,
+    /// Bytes dropped.
+    pub dropped_bytes: u64,
+    /// Packets dropped.
+    pub dropped_packets: u64,
+}
+
+/// One direction of a client, with its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limited {
+    /// The counters.
+    #[serde(flatten)]
+    pub traffic: Direction,
+    /// The limit in bits per second; null when there is none.
+    pub limit_bps: Option<u64>,
+    /// The burst in bytes; null when there is no limit.
+    pub burst_bytes: Option<u64>,
+    /// Time that the client spent held by this limit.
+    pub limited_ms: u64,
+    /// Whether it is held now.
+    pub limited: bool,
+}
+
+/// Where HAProxy sends a flow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Haproxy {
+    /// The frontend that accepted it.
+    pub frontend: String,
+    /// The backend it was sent to.
+    pub backend: String,
+    /// The server it is pinned to.
+    pub server: String,
+    /// HAProxy's id of the session.
+    pub session: String,
+    /// The worker process that holds it.
+    pub worker_pid: u32,
+}
+
+/// A row of `flows`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The remote address, plain.
+    pub client: IpAddr,
+    /// The remote port.
+    pub client_port: u16,
+    /// This host's address.
+    pub local: IpAddr,
+    /// The watched port.
+    pub local_port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The rule that the client falls under; `default` when none matches.
+    pub rule: String,
+    /// Since the handshake completed.
+    pub age_ms: u64,
+    /// Since the last packet.
+    pub idle_ms: u64,
+    /// Client to this host.
+    pub upload: Direction,
+    /// This host to the client.
+    pub download: Direction,
+    /// Where HAProxy sends it; null while that is not known.
+    pub haproxy: Option<Haproxy>,
+}
+
+/// The answer to `flows`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flows {
+    /// When the sample was taken.
+    pub at: Timestamp,
+    /// What the rates are averaged over.
+    pub interval_ms: u64,
+    /// Flows that matched the filter before `-n` cut the list.
+    pub matched: u64,
+    /// The rows, sorted.
+    pub flows: Vec<Flow>,
+}
+
+/// A limit or block set at runtime, over the policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// Upload limit in bits per second, where one was set.
+    pub upload_bps: Option<u64>,
+    /// Download limit in bits per second, where one was set.
+    pub download_bps: Option<u64>,
+    /// Whether the client was blocked.
+    pub blocked: bool,
+    /// When the limit ends by itself; null: never.
+    pub limit_expires: Option<Timestamp>,
+    /// When the block ends by itself; null: never.
+    pub block_expires: Option<Timestamp>,
+}
+
+/// A row of `clients`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Client {
+    /// The address, or a CIDR where clients are aggregated.
+    pub client: String,
+    /// The rule that the client falls under; `default` when none matches.
+    pub rule: String,
+    /// Open TCP connections and live UDP flows.
+    pub connections: u64,
+    /// Counted, never limited.
+    pub exempt: bool,
+    /// Everything it sends is dropped.
+    pub blocked: bool,
+    /// Client to this host.
+    pub upload: Limited,
+    /// This host to the client.
+    pub download: Limited,
+    /// Since the daemon first saw the client.
+    pub age_ms: u64,
+    /// Since the last packet.
+    pub idle_ms: u64,
+    /// What was set at runtime; null when nothing was.
+    pub runtime: Option<Runtime>,
+}
+
+/// The answer to `clients`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Clients {
+    /// When the sample was taken.
+    pub at: Timestamp,
+    /// What the rates are averaged over.
+    pub interval_ms: u64,
+    /// Clients that matched the filter before `-n` cut the list.
+    pub matched: u64,
+    /// The rows, sorted.
+    pub clients: Vec<Client>,
+}
+
+/// A row of `servers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// HAProxy's backend.
+    pub backend: String,
+    /// HAProxy's server.
+    pub server: String,
+    /// Flows pinned to it.
+    pub connections: u64,
+    /// Client to this host, all its flows together.
+    pub upload: Direction,
+    /// This host to the client, all its flows together.
+    pub download: Direction,
+    /// The client with the most bytes.
+    pub top_client: Option<String>,
+    /// That client's part of the bytes, 0 to 1.
+    pub top_client_share: Option<f64>,
+}
+
+/// The answer to `servers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Servers {
+    /// When the sample was taken.
+    pub at: Timestamp,
+    /// What the rates are averaged over.
+    pub interval_ms: u64,
+    /// The rows, sorted.
+    pub servers: Vec<Server>,
+}
+
+/// An interface, and what is attached there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// `attached` or `gone`.
+    pub state: String,
+    /// `tcx`, `clsact` or null.
+    pub ingress: Option<String>,
+    /// `tcx`, `clsact` or null.
+    pub egress: Option<String>,
+    /// `native`, `generic` or null.
+    pub xdp: Option<String>,
+}
+
+/// Whether limits work by backpressure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backpressure {
+    /// Whether senders are slowed down through the receive window.
+    pub upload: bool,
+    /// Whether our sending is paced.
+    pub download: bool,
+    /// Why not, where it is not.
+    pub reason: Option<String>,
+}
+
+/// The answer to `status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// `enforce` or `observe`.
+    pub mode: String,
+    /// The policy file; null when none was given.
+    pub policy: Option<String>,
+    /// Since when the daemon runs.
+    pub since: Timestamp,
+    /// Where the programs are.
+    pub interfaces: Vec<Interface>,
+    /// Whether limits work by backpressure.
+    pub backpressure: Backpressure,
+    /// Flows tracked now.
+    pub flows: u64,
+    /// Clients tracked now.
+    pub clients: u64,
+    /// Counters of the data path and the daemon, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Clients held by a limit now.
+    pub limited: u64,
+    /// Sum over all clients, client to this host.
+    pub upload: Direction,
+    /// Sum over all clients, this host to the client.
+    pub download: Direction,
+    /// Watched ports.
+    pub ports: Vec<u16>,
+    /// The daemon's process.
+    pub pid: u32,
+    /// When the sample behind the numbers was taken.
+    pub at: Timestamp,
+    /// What is wrong just now, for people; empty when nothing is.
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,217 @@
+//! The policy file: its types, and what it compiles to.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`units`] | rates, sizes and times as the file writes them |
+//! | [`client`] | an address or prefix as the name of a client |
+//! | [`mistake`] | what is wrong with a file, with line, column and caret |
+//! | `choices` | the values that are one of a few words |
+//! | `section` | a TOML table, read key by key with every mistake collected |
+//! | `parse` | the file to a [`Policy`] |
+//! | `compile` | a [`Policy`] and the runtime overrides to a [`Compiled`] |
+//! | `lookup` | the longest prefix, as the kernel's trie finds it |
+//! | `report` | what `shaper check` prints |
+
+mod choices;
+pub mod client;
+mod compile;
+mod lookup;
+pub mod mistake;
+mod parse;
+mod report;
+mod section;
+pub mod units;
+
+pub use compile::CompileError;
+pub use mistake::{LoadError, Mistake, PolicyErrors};
+pub use report::report;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use shaper_common::class::{Class, Settings};
+use shaper_common::key::Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Bits per second, decimal, as in tc. Never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rate(pub(crate) u64);
+
+/// A rate and a burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RateLimit {
+    /// IP-level rate.
+    pub rate: Rate,
+    /// Bytes at once; by default 100 ms of the rate, at least 64 KiB.
+    pub burst: u64,
+}
+
+/// What a rule or the default sets. `None`: not named there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Client to this host, all its flows together.
+    pub upload: Option<RateLimit>,
+    /// This host to the client, all its flows together.
+    pub download: Option<RateLimit>,
+    /// Client to this host, each flow alone.
+    pub flow_upload: Option<RateLimit>,
+    /// This host to the client, each flow alone.
+    pub flow_download: Option<RateLimit>,
+    /// Open connections of a client.
+    pub max_connections: Option<u32>,
+    /// New connections in a time; as many at once as that time allows.
+    pub connection_rate: Option<ConnectionRate>,
+}
+
+/// New connections in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionRate {
+    /// So many connections …
+    pub connections: u32,
+    /// … in so many nanoseconds.
+    pub per_nanos: u64,
+}
+
+/// Whether limits hold or are only watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Limits hold.
+    #[default]
+    Enforce,
+    /// Count, and say what would be limited.
+    Observe,
+}
+
+/// Where the HAProxy join finds its processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Haproxy {
+    /// Stats sockets and master CLI sockets.
+    pub sockets: Vec<PathBuf>,
+    /// How often they are asked.
+    pub poll: Duration,
+}
+
+/// Where the shield runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Xdp {
+    /// Native where the driver has it and the device is not a veth, else in TC.
+    #[default]
+    Auto,
+    /// Native, or fail.
+    Native,
+    /// Generic.
+    Generic,
+    /// In TC.
+    Off,
+}
+
+/// What SIGTERM does to the limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExit {
+    /// They hold on from the pins.
+    #[default]
+    Keep,
+    /// They go, as with `shaper detach`.
+    Detach,
+}
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name, unique.
+    pub name: String,
+    /// Clients it is for; never longer than the client prefix.
+    pub clients: Vec<IpNet>,
+    /// What it sets; the rest comes from `[default]`.
+    pub limits: Limits,
+    /// Counted, never limited.
+    pub exempt: bool,
+    /// Dropped.
+    pub block: bool,
+}
+
+/// A whole policy, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Interfaces to attach to; empty: the default route's.
+    pub interfaces: Vec<String>,
+    /// Watched ports.
+    pub ports: Vec<u16>,
+    /// Whether limits hold.
+    pub mode: Mode,
+    /// Where the shield runs.
+    pub xdp: Xdp,
+    /// What SIGTERM does to the limits.
+    pub on_exit: OnExit,
+    /// Bits of an IPv4 address that name a client.
+    pub ipv4_prefix: u8,
+    /// Bits of an IPv6 address that name a client.
+    pub ipv6_prefix: u8,
+    /// Every client that no rule matches.
+    pub default: Limits,
+    /// The rules, in the order of the file.
+    pub rules: Vec<Rule>,
+    /// Users besides root who may change limits through the control socket.
+    pub control_uids: Vec<u32>,
+    /// Group that may read the control socket; `None`: root's.
+    pub control_group: Option<String>,
+    /// Where HAProxy's sockets are; `None`: no join.
+    pub haproxy: Option<Haproxy>,
+}
+
+/// A limit or block set at runtime, over the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// The client, cut to the client prefix.
+    pub client: IpNet,
+    /// Limits set at runtime, and when they end by themselves.
+    pub limit: Option<RuntimeLimit>,
+    /// Whether the client is blocked at runtime, and until when.
+    pub block: Option<Expiry>,
+}
+
+/// When a runtime setting ends by itself; `None`: never.
+pub type Expiry = Option<Timestamp>;
+
+/// The limits of one runtime override.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuntimeLimit {
+    /// Over the policy's upload limit; `None` leaves that one.
+    pub upload: Option<RateLimit>,
+    /// Over the policy's download limit; `None` leaves that one.
+    pub download: Option<RateLimit>,
+    /// When it ends.
+    pub expires: Expiry,
+}
+
+/// A class with the names a person knows it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedClass {
+    /// The rule, or `default`.
+    pub rule: String,
+    /// What the kernel holds the client to.
+    pub class: Class,
+    /// The upload limit behind it, as written.
+    pub upload: Option<RateLimit>,
+    /// The download limit behind it, as written.
+    pub download: Option<RateLimit>,
+}
+
+/// The compiled form: what the kernel is given, one generation of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// Interfaces to attach to; empty: the default route's.
+    pub interfaces: Vec<String>,
+    /// Where the shield runs.
+    pub xdp: Xdp,
+    /// Watched ports, sorted.
+    pub ports: Vec<u16>,
+    /// Masks and flags. The network namespace's cookie is filled in by the
+    /// kernel side.
+    pub settings: Settings,
+    /// Index 0 is `default`.
+    pub classes: Vec<NamedClass>,
+    /// Prefix (network, bits of an [`Addr`]) to index in `classes`; sorted by
+    /// network, then by bits, and without duplicates.
+    pub rules: Vec<(Addr, u32, u32)>,
+}

@@ -1,0 +1,415 @@
+//! The policy file to a [`Policy`], with all its mistakes at once.
+
+mod rules;
+
+use super::client::Prefixes;
+use super::mistake::{Lines, LoadError, Mistakes, PolicyErrors};
+use super::section::{At, Int, Section};
+use super::units::{Period, Size};
+use super::{ConnectionRate, Haproxy, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
+use serde::de::DeserializeOwned;
+use shaper_common::names::MAX_INTERFACES;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::de::DeTable;
+
+/// The ports of a policy that names none: HTTP and HTTPS.
+const DEFAULT_PORTS: [u16; 2] = [80, 443];
+const DEFAULT_IPV4_PREFIX: u8 = 32;
+const DEFAULT_IPV6_PREFIX: u8 = 64;
+const DEFAULT_POLL: Duration = Duration::from_secs(5);
+const POLL_MIN: Duration = Duration::from_secs(1);
+const POLL_MAX: Duration = Duration::from_secs(3600);
+/// `IFNAMSIZ` without its closing zero byte.
+const INTERFACE_NAME_MAX: usize = 15;
+/// `sun_path` without its closing zero byte.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The interface of the default route, where it is named at all.
+const AUTO: &str = "auto";
+
+const PORTS: &str = "port numbers from 1 to 65535, such as [80, 443]";
+const INTERFACES: &str = "names of interfaces, such as [\"eth0\"]; leave the key out for the \
+                          default route's";
+const LIMIT: &str = "a table, such as { rate = \"8mbit\", burst = \"1MB\" }";
+const SOCKETS: &str = "absolute paths, such as [\"/run/haproxy/admin.sock\"]";
+
+impl Policy {
+    /// Reads a policy. `name` is what the mistakes call the file.
+    ///
+    /// Absent keys: `interfaces` is the default route's (an empty list), `ports`
+    /// 80 and 443, `mode` enforce, `xdp` auto, `on_exit` keep, a client is an
+    /// IPv4 address or an IPv6 /64, and nothing is limited.
+    ///
+    /// # Errors
+    /// Every mistake of the text; those of TOML itself alone, because what
+    /// follows one cannot be trusted.
+    pub fn parse(name: &str, text: &str) -> Result<Self, PolicyErrors> {
+        let mut mistakes = Mistakes::default();
+        let lines = Lines::new(text);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            let mut spans = BTreeMap::new();
+            for error in errors {
+                let span = error.span().unwrap_or(text.len()..text.len());
+                let message = format!("not valid TOML: {}", error.message());
+                // Recovery finds more on the same line: the first says it.
+                let first = spans
+                    .entry(lines.line(span.start))
+                    .or_insert_with(|| (span.clone(), message.clone()));
+                if span.start < first.0.start {
+                    *first = (span, message);
+                }
+            }
+            for (span, message) in spans.into_values() {
+                mistakes.push(span, message);
+            }
+            return Err(mistakes.locate(name, text));
+        }
+        let span = root.span();
+        let root = Section::new("the policy", root.get_ref(), span);
+        let policy = policy(root, &lines, &mut mistakes);
+        if mistakes.is_empty() {
+            Ok(policy)
+        } else {
+            Err(mistakes.locate(name, text))
+        }
+    }
+
+    /// Reads a policy file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has mistakes.
+    pub fn load(path: &Path) -> Result<Self, LoadError> {
+        let bytes = std::fs::read(path).map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let name = path.display().to_string();
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Ok(Self::parse(&name, text)?),
+            Err(error) => {
+                let text = String::from_utf8_lossy(&bytes);
+                let at = error.valid_up_to();
+                let mut mistakes = Mistakes::default();
+                mistakes.push(at..at, "not text; allowed: TOML in UTF-8");
+                Err(mistakes.locate(&name, &text).into())
+            }
+        }
+    }
+
+    /// The policy of a daemon without a file: it counts on ports 80 and 443 of
+    /// the default route's interface, and limits nothing.
+    #[must_use]
+    pub fn observe_only() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            ports: DEFAULT_PORTS.to_vec(),
+            mode: Mode::Observe,
+            xdp: Xdp::default(),
+            on_exit: OnExit::default(),
+            ipv4_prefix: DEFAULT_IPV4_PREFIX,
+            ipv6_prefix: DEFAULT_IPV6_PREFIX,
+            default: Limits::default(),
+            rules: Vec::new(),
+            control_uids: Vec::new(),
+            control_group: None,
+            haproxy: None,
+        }
+    }
+
+    /// The client prefixes.
+    #[must_use]
+    pub const fn prefixes(&self) -> Prefixes {
+        Prefixes {
+            ipv4: self.ipv4_prefix,
+            ipv6: self.ipv6_prefix,
+        }
+    }
+}
+
+/// Reads the whole file. What is wrong is noted and stands at its default.
+fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes) -> Policy {
+    let interfaces = interfaces(&mut root, lines, mistakes);
+    let ports = ports(&mut root, lines, mistakes);
+    let mode = or_default(root.get("mode", mistakes));
+    let xdp = or_default(root.get("xdp", mistakes));
+    let on_exit = or_default(root.get("on_exit", mistakes));
+    let prefixes = client(&mut root, mistakes);
+    let default = root
+        .table("default", "[default]", "the table [default]", mistakes)
+        .map(|mut section| {
+            let limits = limits(&mut section, mistakes);
+            section.finish(mistakes);
+            limits
+        })
+        .unwrap_or_default();
+    let rules = rules::rules(&mut root, prefixes, lines, mistakes);
+    let (control_uids, control_group) = control(&mut root, mistakes);
+    let haproxy = haproxy(&mut root, mistakes);
+    root.finish(mistakes);
+    Policy {
+        interfaces,
+        ports,
+        mode,
+        xdp,
+        on_exit,
+        ipv4_prefix: prefixes.ipv4,
+        ipv6_prefix: prefixes.ipv6,
+        default,
+        rules,
+        control_uids,
+        control_group,
+        haproxy,
+    }
+}
+
+fn or_default<T: Default>(value: Option<At<T>>) -> T {
+    value.map(|(value, _)| value).unwrap_or_default()
+}
+
+/// A list that is not empty, has no value twice, and whose values `check`
+/// finds nothing wrong with.
+fn list<T: DeserializeOwned, V: Clone + Eq + std::hash::Hash + std::fmt::Display>(
+    section: &mut Section<'_, '_>,
+    (key, allowed): (&'static str, &str),
+    lines: &Lines<'_>,
+    mistakes: &mut Mistakes,
+    check: impl Fn(T) -> Result<V, String>,
+) -> Option<Vec<V>> {
+    let (values, span) = section.list::<T>(key, allowed, mistakes)?;
+    if section.is_empty_array(key) {
+        mistakes.push(span, format!("`{key}` is empty; allowed: {allowed}"));
+        return None;
+    }
+    let mut seen = HashMap::new();
+    let mut list = Vec::with_capacity(values.len());
+    for (value, span) in values {
+        match check(value) {
+            Err(message) => mistakes.push(span, message),
+            Ok(value) => {
+                let line = lines.line(span.start);
+                if let Some(first) = seen.insert(value.clone(), line) {
+                    mistakes.push(
+                        span,
+                        format!(
+                            "{value} is in `{key}` twice (first in line {first}); allowed: once"
+                        ),
+                    );
+                }
+                list.push(value);
+            }
+        }
+    }
+    Some(list)
+}
+
+fn ports(root: &mut Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes) -> Vec<u16> {
+    list(
+        root,
+        ("ports", PORTS),
+        lines,
+        mistakes,
+        |port: Int<1, 65_535>| u16::try_from(port.0).map_err(|error| error.to_string()),
+    )
+    .unwrap_or_else(|| DEFAULT_PORTS.to_vec())
+}
+
+fn interfaces(
+    root: &mut Section<'_, '_>,
+    lines: &Lines<'_>,
+    mistakes: &mut Mistakes,
+) -> Vec<String> {
+    let span = root.key("interfaces");
+    let names =
+        list(root, ("interfaces", INTERFACES), lines, mistakes, interface).unwrap_or_default();
+    if let Some(span) = span.filter(|_| names.len() > MAX_INTERFACES as usize) {
+        mistakes.push(
+            span,
+            format!(
+                "{} interfaces; allowed: at most {MAX_INTERFACES}",
+                names.len()
+            ),
+        );
+    }
+    if names == [AUTO] { Vec::new() } else { names }
+}
+
+/// The kernel's own rules for a name (`dev_valid_name`), and no wildcards.
+fn interface(name: String) -> Result<String, String> {
+    let shown = name.escape_debug();
+    let valid = !name.is_empty()
+        && name.len() <= INTERFACE_NAME_MAX
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+    if name.contains(['*', '?', '[']) {
+        Err(format!(
+            "`{shown}` is a pattern; allowed: whole names of interfaces, each by itself"
+        ))
+    } else if valid {
+        Ok(name)
+    } else {
+        Err(format!(
+            "`{shown}` is not the name of an interface; allowed: 1 to {INTERFACE_NAME_MAX} bytes \
+             without spaces, `/` and `:`"
+        ))
+    }
+}
+
+fn client(root: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> Prefixes {
+    let mut prefixes = Prefixes {
+        ipv4: DEFAULT_IPV4_PREFIX,
+        ipv6: DEFAULT_IPV6_PREFIX,
+    };
+    let Some(mut section) = root.table("client", "[client]", "the table [client]", mistakes) else {
+        return prefixes;
+    };
+    // A wrong length counts as the longest, so that it does not make the rules
+    // look wrong too.
+    if section.key("ipv6_prefix").is_some() {
+        prefixes.ipv6 = 128;
+    }
+    if let Some((Int(len), _)) = section.get::<Int<1, 32>>("ipv4_prefix", mistakes) {
+        prefixes.ipv4 = u8::try_from(len).unwrap_or(32);
+    }
+    if let Some((Int(len), _)) = section.get::<Int<1, 128>>("ipv6_prefix", mistakes) {
+        prefixes.ipv6 = u8::try_from(len).unwrap_or(128);
+    }
+    section.finish(mistakes);
+    prefixes
+}
+
+/// The keys that `[default]` and a rule share.
+const LIMIT_KEYS: [&str; 6] = [
+    "upload",
+    "download",
+    "flow_upload",
+    "flow_download",
+    "max_connections",
+    "connection_rate",
+];
+
+fn limits(section: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> Limits {
+    let [upload, download, flow_upload, flow_download, max, rate] = LIMIT_KEYS;
+    Limits {
+        upload: limit(section, upload, mistakes),
+        download: limit(section, download, mistakes),
+        flow_upload: limit(section, flow_upload, mistakes),
+        flow_download: limit(section, flow_download, mistakes),
+        max_connections: section
+            .get::<Int<1, { u32::MAX }>>(max, mistakes)
+            .map(|(Int(max), _)| max),
+        connection_rate: section
+            .get::<ConnectionRate>(rate, mistakes)
+            .map(|(rate, _)| rate),
+    }
+}
+
+fn limit(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    mistakes: &mut Mistakes,
+) -> Option<RateLimit> {
+    let mut table = section.table(key, &format!("`{key}`"), LIMIT, mistakes)?;
+    let rate = table.get::<Rate>("rate", mistakes);
+    let burst = table.get::<Size>("burst", mistakes);
+    if table.key("rate").is_none() {
+        mistakes.push(
+            table.span(),
+            format!("`{key}` has no `rate`; allowed: {LIMIT}"),
+        );
+    }
+    table.finish(mistakes);
+    if let Some((burst, span)) = &burst
+        && !(RateLimit::MIN_BURST..=RateLimit::MAX_BURST).contains(&burst.0)
+    {
+        mistakes.push(
+            span.clone(),
+            format!(
+                "a burst of {burst} is out of range; allowed: {} to {}",
+                Size(RateLimit::MIN_BURST),
+                Size(RateLimit::MAX_BURST)
+            ),
+        );
+    }
+    let (rate, _) = rate?;
+    Some(RateLimit {
+        rate,
+        burst: burst.map_or_else(|| rate.default_burst(), |(burst, _)| burst.0),
+    })
+}
+
+fn control(root: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> (Vec<u32>, Option<String>) {
+    let Some(mut section) = root.table("control", "[control]", "the table [control]", mistakes)
+    else {
+        return (Vec::new(), None);
+    };
+    let uids = section
+        .list::<Int<0, { u32::MAX }>>("uids", "user ids, such as [1000]", mistakes)
+        .map(|(uids, _)| uids.into_iter().map(|(Int(uid), _)| uid).collect())
+        .unwrap_or_default();
+    let group = section
+        .get::<String>("group", mistakes)
+        .and_then(|(group, span)| {
+            let odd = |c: char| c.is_whitespace() || c.is_control() || c == ':';
+            if group.is_empty() || group.contains(odd) {
+                mistakes.push(
+                    span,
+                    format!(
+                        "`{}` is not the name of a group; allowed: a name as in /etc/group",
+                        group.escape_debug()
+                    ),
+                );
+                return None;
+            }
+            Some(group)
+        });
+    section.finish(mistakes);
+    (uids, group)
+}
+
+fn haproxy(root: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> Option<Haproxy> {
+    let mut section = root.table("haproxy", "[haproxy]", "the table [haproxy]", mistakes)?;
+    let key = section.key("sockets");
+    let sockets = section.list::<String>("sockets", SOCKETS, mistakes);
+    let poll = section.get::<Period>("poll", mistakes);
+    if key.is_none()
+        || sockets
+            .as_ref()
+            .is_some_and(|_| section.is_empty_array("sockets"))
+    {
+        mistakes.push(
+            key.unwrap_or_else(|| section.span()),
+            format!("[haproxy] has no `sockets`; allowed: {SOCKETS}"),
+        );
+    }
+    let mut paths = Vec::new();
+    for (path, span) in sockets.map(|(sockets, _)| sockets).unwrap_or_default() {
+        if path.starts_with('/') && path.len() <= SOCKET_PATH_MAX && !path.contains('\0') {
+            paths.push(PathBuf::from(path));
+        } else {
+            mistakes.push(
+                span,
+                format!(
+                    "`{}` is not the path of a socket; allowed: an absolute path of at most \
+                     {SOCKET_PATH_MAX} bytes",
+                    path.escape_debug()
+                ),
+            );
+        }
+    }
+    let poll = poll.map(|(poll, span)| {
+        if !(POLL_MIN..=POLL_MAX).contains(&poll.0) {
+            let message = format!("`poll` = {poll} is out of range; allowed: 1s to 1h");
+            mistakes.push(span, message);
+        }
+        poll.0
+    });
+    section.finish(mistakes);
+    Some(Haproxy {
+        sockets: paths,
+        poll: poll.unwrap_or(DEFAULT_POLL),
+    })
+}

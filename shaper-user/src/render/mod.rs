@@ -1,0 +1,12 @@
+//! Answers for people: aligned tables, human units, colour.
+//!
+//! Everything is written with colours; the stream that `shaper` writes to takes
+//! them away where nobody wants them.
+
+mod rows;
+mod status;
+mod table;
+pub mod units;
+
+pub use rows::{clients, flows, servers};
+pub use status::status;

@@ -1,0 +1,208 @@
+//! `flows`, `clients` and `servers`.
+
+use super::table::{Align, Row, write};
+use super::units;
+use crate::model;
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+
+const LIMITED: Style = AnsiColor::Yellow.on_default();
+const BLOCKED: Style = AnsiColor::Red.on_default();
+const EXEMPT: Style = AnsiColor::Cyan.on_default();
+const PLAIN: Style = Style::new();
+const DIM: Style = Style::new().dimmed();
+
+/// The answer to `flows` as a table.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn flows(out: &mut dyn Write, flows: &model::Flows) -> io::Result<()> {
+    let columns = [
+        ("CLIENT", Align::Left),
+        ("PORT", Align::Left),
+        ("RULE", Align::Left),
+        ("UPLOAD", Align::Right),
+        ("DOWNLOAD", Align::Right),
+        ("TOTAL", Align::Right),
+        ("DROPPED", Align::Right),
+        ("AGE", Align::Right),
+    ];
+    let rows: Vec<Row> = flows
+        .flows
+        .iter()
+        .map(|flow| {
+            let dropped = flow.upload.dropped_bytes + flow.download.dropped_bytes;
+            Row {
+                cells: vec![
+                    peer(flow.client, flow.client_port),
+                    format!("{}/{}", flow.local_port, flow.protocol),
+                    flow.rule.clone(),
+                    units::rate(flow.upload.rate_bps),
+                    units::rate(flow.download.rate_bps),
+                    units::bytes(flow.upload.bytes + flow.download.bytes),
+                    some(dropped > 0, || units::bytes(dropped)),
+                    units::duration(flow.age_ms),
+                ],
+                style: PLAIN,
+            }
+        })
+        .collect();
+    write(out, &columns, &rows)?;
+    rest(out, rows.len(), flows.matched, "flows")
+}
+
+/// The answer to `clients` as a table.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn clients(out: &mut dyn Write, clients: &model::Clients) -> io::Result<()> {
+    let columns = [
+        ("CLIENT", Align::Left),
+        ("RULE", Align::Left),
+        ("CONN", Align::Right),
+        ("UPLOAD", Align::Right),
+        ("OF", Align::Right),
+        ("DOWNLOAD", Align::Right),
+        ("OF", Align::Right),
+        ("TOTAL", Align::Right),
+        ("HELD", Align::Right),
+        ("STATE", Align::Left),
+    ];
+    let rows: Vec<Row> = clients
+        .clients
+        .iter()
+        .map(|client| {
+            let (up, down) = (&client.upload, &client.download);
+            let held = up.limited_ms + down.limited_ms;
+            let style = if client.blocked {
+                BLOCKED
+            } else if up.limited || down.limited {
+                LIMITED
+            } else if client.exempt {
+                EXEMPT
+            } else {
+                PLAIN
+            };
+            Row {
+                cells: vec![
+                    client.client.clone(),
+                    client.rule.clone(),
+                    client.connections.to_string(),
+                    units::rate(up.traffic.rate_bps),
+                    of_limit(up),
+                    units::rate(down.traffic.rate_bps),
+                    of_limit(down),
+                    units::bytes(up.traffic.bytes + down.traffic.bytes),
+                    match held {
+                        0 => String::new(),
+                        1..1000 => format!("{held}ms"),
+                        _ => units::duration(held),
+                    },
+                    state(client, clients.at),
+                ],
+                style,
+            }
+        })
+        .collect();
+    write(out, &columns, &rows)?;
+    rest(out, rows.len(), clients.matched, "clients")
+}
+
+/// The answer to `servers` as a table.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn servers(out: &mut dyn Write, servers: &model::Servers) -> io::Result<()> {
+    let columns = [
+        ("BACKEND", Align::Left),
+        ("SERVER", Align::Left),
+        ("CONN", Align::Right),
+        ("UPLOAD", Align::Right),
+        ("DOWNLOAD", Align::Right),
+        ("TOP CLIENT", Align::Left),
+        ("SHARE", Align::Right),
+    ];
+    let rows: Vec<Row> = servers
+        .servers
+        .iter()
+        .map(|server| Row {
+            cells: vec![
+                server.backend.clone(),
+                server.server.clone(),
+                server.connections.to_string(),
+                units::rate(server.upload.rate_bps),
+                units::rate(server.download.rate_bps),
+                server.top_client.clone().unwrap_or_default(),
+                server
+                    .top_client_share
+                    .map_or_else(String::new, |share| format!("{:.0}%", share * 100.0)),
+            ],
+            style: PLAIN,
+        })
+        .collect();
+    write(out, &columns, &rows)
+}
+
+fn peer(ip: IpAddr, port: u16) -> String {
+    SocketAddr::new(ip, port).to_string()
+}
+
+fn some(is: bool, text: impl FnOnce() -> String) -> String {
+    if is { text() } else { String::new() }
+}
+
+/// The limit, and how much of it is used.
+fn of_limit(direction: &model::Limited) -> String {
+    direction.limit_bps.map_or_else(String::new, |limit| {
+        let percent = u128::from(direction.traffic.rate_bps) * 100 / u128::from(limit.max(1));
+        format!("{percent}%")
+    })
+}
+
+fn state(client: &model::Client, now: Timestamp) -> String {
+    let mut words = Vec::new();
+    if client.blocked {
+        words.push("blocked".to_owned());
+    }
+    if client.exempt {
+        words.push("exempt".to_owned());
+    }
+    match (client.upload.limited, client.download.limited) {
+        (true, true) => words.push("limited".to_owned()),
+        (true, false) => words.push("limited up".to_owned()),
+        (false, true) => words.push("limited down".to_owned()),
+        (false, false) => {}
+    }
+    // What was set by hand, and for how long it holds on.
+    if let Some(set) = &client.runtime {
+        let ends = match (set.limit_expires, set.block_expires) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        words.push(ends.map_or_else(
+            || "set".to_owned(),
+            |ends| {
+                let left = ends.duration_since(now).as_millis().max(0);
+                format!(
+                    "set for {}",
+                    units::duration(u64::try_from(left).unwrap_or(u64::MAX))
+                )
+            },
+        ));
+    }
+    words.join(", ")
+}
+
+/// What `-n` cut off.
+fn rest(out: &mut dyn Write, shown: usize, matched: u64, what: &str) -> io::Result<()> {
+    let more = matched.saturating_sub(shown as u64);
+    if more > 0 {
+        writeln!(out, "{DIM}… {more} more of {matched} {what}{DIM:#}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

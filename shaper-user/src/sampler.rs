@@ -1,0 +1,407 @@
+//! From two samples of the kernel to rates, states and rows.
+//!
+//! [`Sampler::observe`] is the work of every second: one pass over flows and
+//! clients, with one hash operation each and no formatting. Rows are built only
+//! for what a query returns (see `rows.rs`).
+
+mod rank;
+mod rows;
+
+use crate::kernel::Sample;
+use crate::model::Direction;
+use crate::policy::Compiled;
+use foldhash::fast::RandomState;
+use jiff::Timestamp;
+use shaper_common::bucket::debt;
+use shaper_common::class::CLASS_EXEMPT;
+use shaper_common::flow::{CLIENT_LIMITED, Client, Flow, Traffic};
+use shaper_common::key::{ClientKey, FlowKey, UDP};
+use shaper_common::stats::STATS_LEN;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+/// How long a client stays after its last flow or packet, in ns.
+pub const CLIENT_LINGER: u64 = 60 * NANOS_PER_SEC;
+/// How long a UDP flow is live after its last packet, in ns: nothing closes it.
+pub const UDP_LIVE: u64 = 60 * NANOS_PER_SEC;
+/// Without a packet for longer than this, in ns, a flow or client is idle.
+pub const IDLE_AFTER: u64 = 10 * NANOS_PER_SEC;
+
+const DIRECTIONS: [usize; 2] = [0, 1];
+
+/// What is remembered of a client from sample to sample.
+#[derive(Clone, Copy)]
+struct Memory {
+    /// Where it was in the last sample.
+    index: u32,
+    /// ktime of the sample that had it first.
+    first_seen: u64,
+    /// ktime of the last sample in which it had a flow.
+    last_flow: u64,
+    /// Found by us, because the client has not sent since `generation` began.
+    class: u32,
+    /// The generation of `class`.
+    generation: u32,
+}
+
+/// A client of the last sample.
+#[derive(Clone, Copy)]
+struct ClientState {
+    key: ClientKey,
+    kernel: Client,
+    /// Bits per second, by direction.
+    rates: [u64; 2],
+    class: u32,
+    /// Live UDP flows.
+    udp: u32,
+    limited: [bool; 2],
+    first_seen: u64,
+    /// Gone for good: not listed any more.
+    over: bool,
+}
+
+/// The last sample, with what only two of them tell.
+pub struct Sampler {
+    compiled: Arc<Compiled>,
+    generation: u32,
+    /// Wall clock of the last sample.
+    at: Timestamp,
+    /// ktime of the last sample; zero before the first.
+    now: u64,
+    /// ns between the last two samples.
+    interval: u64,
+    flows: Vec<(FlowKey, Flow)>,
+    flow_rates: Vec<[u64; 2]>,
+    flow_index: HashMap<FlowKey, u32, RandomState>,
+    live_flows: usize,
+    clients: Vec<ClientState>,
+    client_index: HashMap<ClientKey, Memory, RandomState>,
+    stats: [u64; STATS_LEN],
+    /// Counters of clients that left, so that totals never fall.
+    gone: [Direction; 2],
+}
+
+/// Sums over everything, for `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Live flows.
+    pub flows: u64,
+    /// Clients listed.
+    pub clients: u64,
+    /// Clients held by a limit now.
+    pub limited: u64,
+    /// By direction, clients that left included.
+    pub traffic: [Direction; 2],
+}
+
+impl Sampler {
+    /// Without a sample yet.
+    #[must_use]
+    pub fn new(compiled: Arc<Compiled>, generation: u32, at: Timestamp) -> Self {
+        Self {
+            compiled,
+            generation,
+            at,
+            now: 0,
+            interval: 0,
+            flows: Vec::new(),
+            flow_rates: Vec::new(),
+            flow_index: HashMap::default(),
+            live_flows: 0,
+            clients: Vec::new(),
+            client_index: HashMap::default(),
+            stats: [0; STATS_LEN],
+            gone: [Direction::default(); 2],
+        }
+    }
+
+    /// Wall clock of the last sample.
+    #[must_use]
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// Milliseconds between the last two samples; zero before the second.
+    #[must_use]
+    pub const fn interval_ms(&self) -> u64 {
+        self.interval / 1_000_000
+    }
+
+    /// The kernel's counters in the last sample.
+    #[must_use]
+    pub const fn stats(&self) -> &[u64; STATS_LEN] {
+        &self.stats
+    }
+
+    /// Takes in a sample; returns the clients that the kernel may forget.
+    pub fn observe(&mut self, sample: Sample, at: Timestamp) -> Vec<ClientKey> {
+        let first = self.now == 0;
+        let before = self.now;
+        self.interval = if first {
+            0
+        } else {
+            sample.now.saturating_sub(before)
+        };
+        self.at = at;
+        self.now = sample.now;
+        self.stats = sample.stats;
+        let clients = std::mem::take(&mut self.clients);
+        self.observe_clients(&clients, sample.clients, first);
+        self.observe_flows(sample.flows, before, first);
+        self.settle()
+    }
+
+    /// Uses another policy from now on, for the rows of the last sample too.
+    pub fn set_policy(&mut self, compiled: Arc<Compiled>, generation: u32) {
+        self.compiled = compiled;
+        self.generation = generation;
+        for state in &mut self.clients {
+            let Some(memory) = self.client_index.get_mut(&state.key) else {
+                continue;
+            };
+            state.class = class_of(
+                &self.compiled,
+                generation,
+                &state.key,
+                &state.kernel,
+                memory,
+            );
+            state.limited = limited(&self.compiled, state.class, &state.kernel, self.now);
+        }
+    }
+
+    fn observe_clients(
+        &mut self,
+        previous: &[ClientState],
+        clients: Vec<(ClientKey, Client)>,
+        first: bool,
+    ) {
+        let per_byte = self.bits_per_byte();
+        self.clients.reserve(clients.len());
+        for (index, (key, kernel)) in clients.into_iter().enumerate() {
+            let memory = self.client_index.entry(key).or_insert(Memory {
+                index: u32::MAX,
+                first_seen: self.now,
+                last_flow: 0,
+                class: 0,
+                generation: self.generation.wrapping_sub(1),
+            });
+            let last = previous
+                .get(memory.index as usize)
+                .filter(|last| last.key == key)
+                .map(|last| &last.kernel);
+            memory.index = u32::try_from(index).unwrap_or(u32::MAX);
+            if kernel.connections > 0 {
+                memory.last_flow = self.now;
+            }
+            let mut rates = [0; 2];
+            for direction in DIRECTIONS {
+                let traffic = &kernel.traffic[direction];
+                let passed = match last.map(|last| &last.traffic[direction]) {
+                    Some(last) if last.bytes <= traffic.bytes => traffic.bytes - last.bytes,
+                    // Its entry was replaced and counts from zero.
+                    Some(last) => {
+                        add(&mut self.gone[direction], last);
+                        traffic.bytes
+                    }
+                    None if first => 0,
+                    None => traffic.bytes,
+                };
+                rates[direction] = rate(passed, per_byte);
+            }
+            let class = class_of(&self.compiled, self.generation, &key, &kernel, memory);
+            self.clients.push(ClientState {
+                key,
+                kernel,
+                rates,
+                class,
+                udp: 0,
+                limited: limited(&self.compiled, class, &kernel, self.now),
+                first_seen: memory.first_seen,
+                over: false,
+            });
+        }
+        if self.client_index.len() > self.clients.len() {
+            let (current, gone) = (&self.clients, &mut self.gone);
+            self.client_index.retain(|key, memory| {
+                let index = memory.index as usize;
+                if current.get(index).is_some_and(|state| state.key == *key) {
+                    return true;
+                }
+                if let Some(last) = previous.get(index).filter(|last| last.key == *key) {
+                    for direction in DIRECTIONS {
+                        add(&mut gone[direction], &last.kernel.traffic[direction]);
+                    }
+                }
+                false
+            });
+        }
+    }
+
+    fn observe_flows(&mut self, flows: Vec<(FlowKey, Flow)>, before: u64, first: bool) {
+        let per_byte = self.bits_per_byte();
+        let previous = std::mem::replace(&mut self.flows, flows);
+        self.flow_rates.clear();
+        self.flow_rates.reserve(self.flows.len());
+        self.live_flows = 0;
+        for (index, (key, flow)) in self.flows.iter().enumerate() {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let last = self
+                .flow_index
+                .insert(*key, index)
+                .and_then(|index| previous.get(index as usize))
+                // The same ports again are another connection.
+                .filter(|(old, last)| old == key && last.created == flow.created)
+                .map(|(_, last)| last);
+            let mut rates = [0; 2];
+            for direction in DIRECTIONS {
+                let bytes = flow.traffic[direction].bytes;
+                let passed = match last {
+                    Some(last) => bytes.saturating_sub(last.traffic[direction].bytes),
+                    None if !first && flow.created >= before => bytes,
+                    None => 0,
+                };
+                rates[direction] = rate(passed, per_byte);
+            }
+            self.flow_rates.push(rates);
+            if !is_live(key, flow, self.now) {
+                continue;
+            }
+            self.live_flows += 1;
+            if key.protocol == UDP {
+                let client = self.compiled.settings.client(&key.client);
+                if let Some(memory) = self.client_index.get_mut(&client) {
+                    memory.last_flow = self.now;
+                    if let Some(state) = self.clients.get_mut(memory.index as usize) {
+                        state.udp += 1;
+                    }
+                }
+            }
+        }
+        if self.flow_index.len() > self.flows.len() {
+            let current = &self.flows;
+            self.flow_index.retain(|key, index| {
+                current
+                    .get(*index as usize)
+                    .is_some_and(|(current, _)| current == key)
+            });
+        }
+    }
+
+    /// Marks the clients that are over, and returns them.
+    fn settle(&mut self) -> Vec<ClientKey> {
+        let mut over = Vec::new();
+        for state in &mut self.clients {
+            let kernel = &state.kernel;
+            let owes = kernel
+                .traffic
+                .iter()
+                .any(|traffic| debt(traffic.tat, self.now) > 0);
+            if kernel.connections > 0 || state.udp > 0 || owes {
+                continue;
+            }
+            let last_flow = self
+                .client_index
+                .get(&state.key)
+                .map_or(0, |memory| memory.last_flow);
+            let quiet = self.now.saturating_sub(kernel.last_seen.max(last_flow));
+            if quiet > CLIENT_LINGER {
+                state.over = true;
+                over.push(state.key);
+            }
+        }
+        over
+    }
+
+    /// Sums over everything.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals {
+            flows: self.live_flows as u64,
+            traffic: self.gone,
+            ..Totals::default()
+        };
+        for state in &self.clients {
+            totals.clients += u64::from(!state.over);
+            totals.limited += u64::from(state.limited.contains(&true));
+            for direction in DIRECTIONS {
+                add(
+                    &mut totals.traffic[direction],
+                    &state.kernel.traffic[direction],
+                );
+                totals.traffic[direction].rate_bps += state.rates[direction];
+            }
+        }
+        totals
+    }
+
+    /// Bits per second that one byte in the interval makes.
+    #[allow(clippy::cast_precision_loss)]
+    fn bits_per_byte(&self) -> f64 {
+        if self.interval == 0 {
+            0.0
+        } else {
+            8.0 * NANOS_PER_SEC as f64 / self.interval as f64
+        }
+    }
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+fn rate(bytes: u64, bits_per_byte: f64) -> u64 {
+    (bytes as f64 * bits_per_byte).round() as u64
+}
+
+fn add(sum: &mut Direction, traffic: &Traffic) {
+    sum.bytes = sum.bytes.wrapping_add(traffic.bytes);
+    sum.packets = sum.packets.wrapping_add(traffic.packets);
+    sum.dropped_bytes = sum.dropped_bytes.wrapping_add(traffic.dropped_bytes);
+    sum.dropped_packets = sum.dropped_packets.wrapping_add(traffic.dropped_packets);
+}
+
+fn is_live(key: &FlowKey, flow: &Flow, now: u64) -> bool {
+    key.protocol != UDP || now.saturating_sub(flow.last_seen) <= UDP_LIVE
+}
+
+/// The kernel's class where it is of this generation, else our own finding,
+/// which is made once a generation.
+fn class_of(
+    compiled: &Compiled,
+    generation: u32,
+    key: &ClientKey,
+    kernel: &Client,
+    memory: &mut Memory,
+) -> u32 {
+    if kernel.generation == generation {
+        return kernel.class;
+    }
+    if memory.generation != generation {
+        memory.class = u32::try_from(compiled.class_of(key)).unwrap_or(0);
+        memory.generation = generation;
+    }
+    memory.class
+}
+
+/// Whether each direction is held now. The kernel's flag is of the last packet;
+/// a client that stopped sending is released once its bucket is full again.
+fn limited(compiled: &Compiled, class: u32, kernel: &Client, now: u64) -> [bool; 2] {
+    let Some(class) = compiled.classes.get(class as usize) else {
+        return [false; 2];
+    };
+    if class.class.flags & CLASS_EXEMPT != 0 {
+        return [false; 2];
+    }
+    let limits = [class.class.upload, class.class.download];
+    DIRECTIONS.map(|direction| {
+        kernel.flags & (CLIENT_LIMITED << direction) != 0
+            && limits[direction].interval != 0
+            && debt(kernel.traffic[direction].tat, now) > 0
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,433 @@
+//! A daemon made up for tests.
+
+use super::source::{Detail, Frame, Source, SourceError, Wanted};
+use crate::model::{
+    Backpressure, Client, Clients, Direction, Flow, Flows, Interface, Limited, Runtime, Status,
+};
+use crate::protocol::{Command, Done, ErrorBody, ErrorCode, Query};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// When the made-up daemon takes its first sample.
+pub fn start() -> Timestamp {
+    "2026-03-01T03:14:00Z".parse().unwrap()
+}
+
+/// The made-up daemon.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Its clients, in the order it answers.
+    pub clients: Vec<Client>,
+    /// Its flows.
+    pub flows: Vec<Flow>,
+    /// `enforce` or `observe`.
+    pub mode: &'static str,
+    /// What is wrong.
+    pub warnings: Vec<String>,
+    /// Interfaces that are gone.
+    pub lost: Vec<&'static str>,
+    /// What it answers to changes.
+    pub verdict: Result<Done, ErrorBody>,
+    /// Whether anybody answers.
+    pub up: bool,
+    /// Seconds since [`start`].
+    pub second: i64,
+    /// The changes it was asked for.
+    pub asked: Vec<Command>,
+}
+
+impl World {
+    /// A world with nothing in it.
+    pub fn empty() -> Self {
+        Self {
+            clients: Vec::new(),
+            flows: Vec::new(),
+            mode: "enforce",
+            warnings: Vec::new(),
+            lost: Vec::new(),
+            verdict: Ok(Done {
+                message: "done".to_owned(),
+            }),
+            up: true,
+            second: 0,
+            asked: Vec::new(),
+        }
+    }
+
+    /// A host at three in the morning: one client far ahead of the rest.
+    pub fn lab() -> Self {
+        let mut world = Self::empty();
+        let heavy = Client {
+            connections: 3,
+            rule: "partners".to_owned(),
+            upload: Limited {
+                limited_ms: 372_000,
+                limited: true,
+                ..limited(7_980_000, Some(8_000_000))
+            },
+            download: limited(412_000, Some(32_000_000)),
+            ..client("203.0.113.7", 0, 0)
+        };
+        let runtime = Client {
+            runtime: Some(Runtime {
+                upload_bps: Some(2_000_000),
+                download_bps: None,
+                blocked: false,
+                limit_expires: Some(start() + SignedDuration::from_mins(40)),
+                block_expires: None,
+            }),
+            upload: Limited {
+                limited_ms: 12_000,
+                ..limited(1_620_000, Some(2_000_000))
+            },
+            ..client("198.51.100.23", 0, 96_000)
+        };
+        let blocked = Client {
+            blocked: true,
+            connections: 0,
+            rule: "abuser".to_owned(),
+            ..client("198.51.100.7", 0, 0)
+        };
+        let exempt = Client {
+            exempt: true,
+            rule: "monitoring".to_owned(),
+            upload: limited(24_000, None),
+            download: limited(31_000, None),
+            ..client("192.0.2.10", 0, 0)
+        };
+        world.clients = vec![heavy, runtime, blocked, exempt];
+        world
+            .clients
+            .push(client("2001:db8:1:2::/64", 640_000, 5_210_000));
+        for n in 0..16_u64 {
+            let name = format!("10.0.{}.{}", n / 4, 10 + n);
+            world
+                .clients
+                .push(client(&name, 4_000 + n * 900, 22_000 + n * 3_100));
+        }
+        for (n, port) in [(7_100_000, 40_112), (880_000, 40_118), (0, 40_120)] {
+            world.flows.push(flow("203.0.113.7", port, n, 130_000));
+        }
+        world
+            .flows
+            .push(flow("2001:db8:1:2::17", 51_000, 640_000, 5_210_000));
+        world
+            .flows
+            .push(flow("198.51.100.23", 33_000, 1_620_000, 96_000));
+        for n in 0..16_u16 {
+            let name = format!("10.0.{}.{}", n / 4, 10 + n);
+            let n = u64::from(n);
+            world.flows.push(flow(
+                &name,
+                50_000 + n as u16,
+                4_000 + n * 900,
+                22_000 + n * 3_100,
+            ));
+        }
+        world
+    }
+
+    /// The time of its sample.
+    pub fn now(&self) -> Timestamp {
+        start() + SignedDuration::from_secs(self.second)
+    }
+
+    /// What it answers.
+    pub fn answer(&self, wanted: &Wanted) -> Result<Frame, SourceError> {
+        if !self.up {
+            return Err(SourceError::Gone(
+                "nobody listens at /run/shaper/shaper.sock".to_owned(),
+            ));
+        }
+        let detail = match &wanted.detail {
+            Some(name) => {
+                let query = Query {
+                    filter: format!("client:{name}"),
+                    ..Query::default()
+                };
+                Some(Detail {
+                    name: name.clone(),
+                    client: self.clients.iter().find(|c| c.client == *name).cloned(),
+                    flows: self.flows(&query)?,
+                })
+            }
+            None => None,
+        };
+        let flows = wanted
+            .flows
+            .as_ref()
+            .map(|query| self.flows(query))
+            .transpose()?;
+        Ok(Frame {
+            clients: self.clients(&wanted.clients)?,
+            flows,
+            detail,
+            status: self.status(),
+        })
+    }
+
+    fn clients(&self, query: &Query) -> Result<Clients, SourceError> {
+        let wanted = term(query)?;
+        let rows = self
+            .clients
+            .iter()
+            .filter(|c| wanted.is_none_or(|t| c.client.starts_with(t)));
+        let rows: Vec<_> = rows.cloned().collect();
+        Ok(Clients {
+            at: self.now(),
+            interval_ms: 1_000,
+            matched: rows.len() as u64,
+            clients: rows,
+        })
+    }
+
+    fn flows(&self, query: &Query) -> Result<Flows, SourceError> {
+        let wanted = term(query)?;
+        let rows = self.flows.iter().filter(|f| {
+            wanted.is_none_or(|t| f.client.to_string().starts_with(t.trim_end_matches("/64")))
+        });
+        let rows: Vec<_> = rows.cloned().collect();
+        Ok(Flows {
+            at: self.now(),
+            interval_ms: 1_000,
+            matched: rows.len() as u64,
+            flows: rows,
+        })
+    }
+
+    fn status(&self) -> Status {
+        let interface = |name: &str| {
+            let gone = self.lost.contains(&name);
+            let hook = (!gone).then(|| "tcx".to_owned());
+            Interface {
+                name: name.to_owned(),
+                state: if gone { "gone" } else { "attached" }.to_owned(),
+                ingress: hook.clone(),
+                egress: hook,
+                xdp: (name == "eth0" && !gone).then(|| "native".to_owned()),
+            }
+        };
+        let sum = |of: fn(&Client) -> u64| Direction {
+            rate_bps: self.clients.iter().map(of).sum(),
+            ..Direction::default()
+        };
+        let limited = self
+            .clients
+            .iter()
+            .filter(|c| c.upload.limited || c.download.limited);
+        Status {
+            version: "0.1.0".to_owned(),
+            mode: self.mode.to_owned(),
+            policy: Some("/etc/shaper/policy.toml".to_owned()),
+            since: start() - SignedDuration::from_hours(76),
+            interfaces: vec![interface("eth0"), interface("eth1")],
+            backpressure: Backpressure {
+                upload: false,
+                download: false,
+                reason: None,
+            },
+            flows: self.flows.len() as u64,
+            clients: self.clients.len() as u64,
+            counters: BTreeMap::new(),
+            limited: limited.count() as u64,
+            upload: sum(|c| c.upload.traffic.rate_bps),
+            download: sum(|c| c.download.traffic.rate_bps),
+            ports: vec![443],
+            pid: 4242,
+            at: self.now(),
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    fn change(&mut self, command: Command) -> Result<Done, SourceError> {
+        if !self.up {
+            return Err(SourceError::Gone(
+                "nobody listens at /run/shaper/shaper.sock".to_owned(),
+            ));
+        }
+        self.asked.push(command);
+        self.verdict.clone().map_err(SourceError::Refused)
+    }
+}
+
+/// The made-up grammar of filters: `client:` and a beginning.
+fn term(query: &Query) -> Result<Option<&str>, SourceError> {
+    match query.filter.as_str() {
+        "" => Ok(None),
+        text => match text.strip_prefix("client:") {
+            Some(name) => Ok(Some(name)),
+            None => Err(refused(
+                ErrorCode::BadRequest,
+                "unknown term; known are client:, rule:, state:",
+            )),
+        },
+    }
+}
+
+/// A no.
+pub fn refused(code: ErrorCode, message: &str) -> SourceError {
+    SourceError::Refused(ErrorBody {
+        code,
+        message: message.to_owned(),
+    })
+}
+
+/// One direction with a rate.
+pub fn limited(rate_bps: u64, limit_bps: Option<u64>) -> Limited {
+    Limited {
+        traffic: direction(rate_bps),
+        limit_bps,
+        burst_bytes: limit_bps.map(|bps| (bps / 80).max(65_536)),
+        limited_ms: 0,
+        limited: false,
+    }
+}
+
+fn direction(rate_bps: u64) -> Direction {
+    Direction {
+        bytes: rate_bps * 47,
+        packets: rate_bps / 200,
+        rate_bps,
+        dropped_bytes: if rate_bps > 6_000_000 { 1_234_567 } else { 0 },
+        dropped_packets: if rate_bps > 6_000_000 { 841 } else { 0 },
+    }
+}
+
+/// A client with two rates under the default rule.
+pub fn client(name: &str, up: u64, down: u64) -> Client {
+    Client {
+        client: name.to_owned(),
+        rule: "default".to_owned(),
+        connections: 1,
+        exempt: false,
+        blocked: false,
+        upload: limited(up, Some(8_000_000)),
+        download: limited(down, Some(32_000_000)),
+        age_ms: 4_123_000,
+        idle_ms: 40,
+        runtime: None,
+    }
+}
+
+/// A flow with two rates.
+pub fn flow(client: &str, port: u16, up: u64, down: u64) -> Flow {
+    let v6 = client.contains(':');
+    Flow {
+        client: client.parse().unwrap(),
+        client_port: port,
+        local: if v6 { "2001:db8::1" } else { "192.0.2.1" }
+            .parse()
+            .unwrap(),
+        local_port: 443,
+        protocol: "tcp".to_owned(),
+        rule: "default".to_owned(),
+        age_ms: 754_000,
+        idle_ms: 120,
+        upload: direction(up),
+        download: direction(down),
+        haproxy: None,
+    }
+}
+
+/// The world behind a lock: tests change it while the dashboard looks.
+#[derive(Clone)]
+pub struct Fake(pub Arc<Mutex<World>>);
+
+impl Source for Fake {
+    async fn fetch(&mut self, wanted: &Wanted) -> Result<Frame, SourceError> {
+        let mut world = self.0.lock().unwrap();
+        world.second += 1;
+        world.answer(wanted)
+    }
+
+    async fn act(&mut self, command: Command) -> Result<Done, SourceError> {
+        self.0.lock().unwrap().change(command)
+    }
+}
+
+/// A dashboard and its world, without a loop: the test is the loop.
+pub struct Bench {
+    /// The state.
+    pub app: super::state::App,
+    /// The daemon.
+    pub world: World,
+    /// Whether the operator left.
+    pub left: bool,
+}
+
+impl Bench {
+    /// Both, after `seconds` seconds.
+    pub fn new(world: World, width: u16, height: u16, seconds: i64) -> Self {
+        let size = ratatui::layout::Size::new(width, height);
+        let mut bench = Self {
+            app: super::state::App::new(size, start(), jiff::tz::TimeZone::UTC),
+            world,
+            left: false,
+        };
+        for _ in 0..seconds {
+            bench.second();
+        }
+        bench
+    }
+
+    /// A second passes.
+    pub fn second(&mut self) {
+        self.world.second += 1;
+        let now = self.world.now();
+        self.send(super::state::Msg::Tick(now));
+    }
+
+    /// Something happens, and all that follows from it.
+    pub fn send(&mut self, msg: super::state::Msg) {
+        use super::state::{Action, Msg};
+        let mut next = self.app.update(msg);
+        // A handful of answers follow one message; more is a loop.
+        for _ in 0..10 {
+            let msg = match next {
+                None => return,
+                Some(Action::Quit) => {
+                    self.left = true;
+                    return;
+                }
+                Some(Action::Fetch(wanted)) => {
+                    let answer = self.world.answer(&wanted).map(Box::new);
+                    Msg::Fetched(wanted, answer)
+                }
+                Some(Action::Act(command)) => Msg::Acted(self.world.change(command)),
+            };
+            next = self.app.update(msg);
+        }
+        panic!("no end of answers");
+    }
+
+    /// A key.
+    pub fn press(&mut self, code: crossterm::event::KeyCode) {
+        let key = crossterm::event::KeyEvent::new(code, crossterm::event::KeyModifiers::NONE);
+        self.send(super::state::Msg::Key(key));
+    }
+
+    /// Keys of characters.
+    pub fn write(&mut self, text: &str) {
+        for c in text.chars() {
+            self.press(crossterm::event::KeyCode::Char(c));
+        }
+    }
+
+    /// What stands on the screen.
+    pub fn buffer(&self, color: bool) -> ratatui::buffer::Buffer {
+        let size = self.app.size;
+        let backend = ratatui::backend::TestBackend::new(size.width, size.height);
+        let mut terminal = ratatui::Terminal::new(backend).unwrap();
+        let theme = super::draw::theme::Theme::new(color);
+        terminal
+            .draw(|frame| super::draw::draw(frame, &self.app, theme))
+            .unwrap();
+        terminal.backend().buffer().clone()
+    }
+
+    /// The same as text.
+    pub fn text(&self) -> String {
+        super::draw::text(&self.buffer(false))
+    }
+}
