@@ -1,0 +1,269 @@
+//! The kernel programs by themselves: loaded from the same object as the
+//! daemon's, attached nowhere, pinned nowhere, fed by `BPF_PROG_TEST_RUN`.
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use shaper_common::class::{Class, Settings, mask};
+use shaper_common::control::{Control, DONE, op};
+use shaper_common::flow::{Client, Flow};
+use shaper_common::key::{FlowKey, V4_MAPPED_BITS};
+use shaper_common::names;
+use shaper_common::stats::Stat;
+use shaper_user::addr::{from_kernel, prefix_to_kernel, to_kernel};
+use shaper_user::kernel::Sample;
+use shaper_user::kernel::ebpf::OBJECT;
+use shaper_user::kernel::maps::Maps;
+use shaper_user::policy::{Compiled, NamedClass, Xdp as XdpPolicy};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// `TC_ACT_UNSPEC`: on to the next program.
+pub const PASS: i32 = -1;
+/// `TC_ACT_SHOT`.
+pub const DROP: i32 = 2;
+/// `XDP_PASS`.
+pub const XDP_PASS: u32 = 2;
+/// `XDP_DROP`.
+pub const XDP_DROP: u32 = 1;
+
+/// The port that test policies watch.
+pub const PORT: u16 = 443;
+
+/// Which of the TC programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Client to this host.
+    Ingress,
+    /// This host to the client.
+    Egress,
+}
+
+/// The programs with their maps.
+pub struct Testbed {
+    ebpf: Ebpf,
+    /// The maps, as the daemon has them.
+    pub maps: Maps,
+}
+
+/// A policy that watches [`PORT`]: `default`, and further classes by prefix.
+#[must_use]
+pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
+    let named = |rule: &str, class| NamedClass {
+        rule: rule.to_owned(),
+        class,
+        upload: None,
+        download: None,
+    };
+    let mut classes = vec![named("default", default)];
+    let mut prefixes = Vec::new();
+    for (index, (prefix, class)) in (1..).zip(rules) {
+        classes.push(named(prefix, *class));
+        if let Ok(net) = prefix.parse() {
+            let (addr, bits) = prefix_to_kernel(net);
+            prefixes.push((addr, bits, index));
+        }
+    }
+    prefixes.sort_unstable();
+    Compiled {
+        interfaces: Vec::new(),
+        xdp: XdpPolicy::Off,
+        ports: vec![PORT],
+        settings: Settings {
+            mask_v4: mask(V4_MAPPED_BITS + 32),
+            mask_v6: mask(64),
+            ..Settings::default()
+        },
+        classes,
+        rules: prefixes,
+    }
+}
+
+/// The key of a flow from `client` to [`PORT`] of `local`.
+#[must_use]
+pub fn key(client: IpAddr, client_port: u16, local: IpAddr, protocol: u8) -> FlowKey {
+    FlowKey {
+        client: to_kernel(client),
+        local: to_kernel(local),
+        client_port,
+        local_port: PORT,
+        protocol,
+        _pad: [0; 3],
+    }
+}
+
+impl Testbed {
+    /// Loads the programs and puts a policy in force.
+    ///
+    /// # Errors
+    /// When the kernel refuses a program or a map.
+    pub fn new(compiled: &Compiled) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            .override_global(aya_log::LEVEL, &0_u8, false)
+            .load(OBJECT)?;
+        for name in [names::INGRESS, names::EGRESS, names::CONTROL] {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
+            program.load()?;
+        }
+        let shield: &mut Xdp = ebpf
+            .program_mut(names::SHIELD)
+            .context("shield")?
+            .try_into()?;
+        shield.load()?;
+        let maps = Maps::new(&mut ebpf)?;
+        let mut testbed = Self { ebpf, maps };
+        testbed.apply(compiled)?;
+        Ok(testbed)
+    }
+
+    /// Switches to another policy, as a reload does.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn apply(&mut self, compiled: &Compiled) -> Result<()> {
+        self.maps.write(compiled, 0)?;
+        Ok(())
+    }
+
+    /// Opens a flow as the end of a handshake does.
+    ///
+    /// # Errors
+    /// When there is one already, or no room.
+    pub fn open(&self, key: FlowKey) -> Result<()> {
+        ensure!(self.control(op::ADOPT, key, 0)?, "the flow was not opened");
+        Ok(())
+    }
+
+    /// One request to the control program; whether it was done.
+    ///
+    /// # Errors
+    /// When the test run fails.
+    pub fn control(&self, op: u32, key: FlowKey, value: u64) -> Result<bool> {
+        let request = Control {
+            op,
+            key,
+            value,
+            ..Control::default()
+        };
+        Ok(self
+            .classifier(names::CONTROL, bytes_of(&request), None, 1)?
+            .0
+            == DONE.cast_signed())
+    }
+
+    /// The verdict on one packet.
+    ///
+    /// # Errors
+    /// When the test run fails.
+    pub fn run(&self, hook: Hook, packet: &[u8]) -> Result<i32> {
+        Ok(self.classifier(name(hook), packet, None, 1)?.0)
+    }
+
+    /// The verdict on an aggregate of `segments` packets.
+    ///
+    /// # Errors
+    /// When the test run fails.
+    pub fn run_aggregate(
+        &self,
+        hook: Hook,
+        packet: &[u8],
+        segments: u32,
+        size: u32,
+    ) -> Result<i32> {
+        // Offsets of `gso_segs` and `gso_size` in `struct __sk_buff`.
+        let mut context = [0_u8; 192];
+        context[164..168].copy_from_slice(&segments.to_ne_bytes());
+        context[176..180].copy_from_slice(&size.to_ne_bytes());
+        Ok(self.classifier(name(hook), packet, Some(&context), 1)?.0)
+    }
+
+    /// The shield's verdict on one packet.
+    ///
+    /// # Errors
+    /// When the test run fails.
+    pub fn run_shield(&self, packet: &[u8]) -> Result<u32> {
+        let program: &Xdp = self
+            .ebpf
+            .program(names::SHIELD)
+            .context("shield")?
+            .try_into()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        Ok(program.test_run(options)?.return_value)
+    }
+
+    /// Mean time of a run over `repeat` runs of one packet.
+    ///
+    /// # Errors
+    /// When the test run fails.
+    pub fn time(&self, hook: Hook, packet: &[u8], repeat: u32) -> Result<Duration> {
+        Ok(self.classifier(name(hook), packet, None, repeat)?.1)
+    }
+
+    fn classifier(
+        &self,
+        name: &str,
+        packet: &[u8],
+        context: Option<&[u8]>,
+        repeat: u32,
+    ) -> Result<(i32, Duration)> {
+        let program: &SchedClassifier = self.ebpf.program(name).context("program")?.try_into()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        options.ctx_in = context;
+        options.repeat = repeat;
+        let result = program.test_run(options)?;
+        Ok((result.return_value.cast_signed(), result.duration))
+    }
+
+    /// Everything in the maps.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn sample(&mut self) -> Result<Sample> {
+        self.maps.sample()
+    }
+
+    /// A counter.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn stat(&mut self, stat: Stat) -> Result<u64> {
+        Ok(self.sample()?.stats[stat as usize])
+    }
+
+    /// A flow, where it is tracked.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn flow(&mut self, key: &FlowKey) -> Result<Option<Flow>> {
+        let flows = self.sample()?.flows;
+        Ok(flows
+            .into_iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, flow)| flow))
+    }
+
+    /// A client by its address, where it is known.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn client(&mut self, ip: IpAddr) -> Result<Option<Client>> {
+        let clients = self.sample()?.clients;
+        Ok(clients
+            .into_iter()
+            .find(|(key, _)| from_kernel(&key.addr) == ip)
+            .map(|(_, client)| client))
+    }
+}
+
+fn name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Ingress => names::INGRESS,
+        Hook::Egress => names::EGRESS,
+    }
+}
+
+fn bytes_of(request: &Control) -> &[u8] {
+    bytemuck::bytes_of(request)
+}

@@ -1,0 +1,7 @@
+//! Plain TCP and UDP between namespaces, and meters for both.
+
+pub mod meter;
+pub mod tcp;
+pub mod udp;
+
+pub use meter::Meter;

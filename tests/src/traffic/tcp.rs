@@ -1,0 +1,268 @@
+//! Bulk TCP with a named congestion control.
+
+use super::Meter;
+use crate::netns::Namespace;
+use anyhow::{Context, Result, bail};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::collections::HashMap;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const CHUNK: usize = 128 << 10;
+
+/// Connects from an address inside a namespace. The peer may also be
+/// unreachable on purpose: `timeout` bounds the handshake.
+///
+/// # Errors
+/// When the handshake does not complete.
+pub fn connect(
+    namespace: &Namespace,
+    source: IpAddr,
+    to: SocketAddr,
+    congestion: &str,
+    timeout: Duration,
+) -> Result<TcpStream> {
+    let socket = namespace.enter(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.set_tcp_congestion(congestion.as_bytes())?;
+        socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+        Ok(socket)
+    })?;
+    socket
+        .connect_timeout(&SockAddr::from(to), timeout)
+        .with_context(|| format!("{source} to {to}"))?;
+    Ok(socket.into())
+}
+
+/// One side of a bulk transfer, on a thread of its own.
+#[derive(Debug)]
+pub struct Transfer {
+    stream: TcpStream,
+    meter: Arc<Meter>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Transfer {
+    /// Writes `total` bytes, or without end, then closes its side.
+    ///
+    /// # Errors
+    /// When the stream cannot be used twice.
+    pub fn send(stream: TcpStream, total: Option<u64>) -> Result<Self> {
+        Self::start(stream, move |mut stream, meter| {
+            let chunk = vec![0x55; CHUNK];
+            let mut left = total.unwrap_or(u64::MAX);
+            while left > 0 {
+                let most = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
+                let written = stream.write(chunk.get(..most).unwrap_or_default())?;
+                meter.add(written);
+                left -= written as u64;
+            }
+            stream.shutdown(Shutdown::Write)
+        })
+    }
+
+    /// Reads to the end.
+    ///
+    /// # Errors
+    /// When the stream cannot be used twice.
+    pub fn receive(stream: TcpStream) -> Result<Self> {
+        Self::start(stream, |mut stream, meter| {
+            let mut chunk = vec![0; CHUNK];
+            loop {
+                match stream.read(&mut chunk)? {
+                    0 => {
+                        // Closes this side too; the peer may be gone already.
+                        let _ = stream.shutdown(Shutdown::Write);
+                        return Ok(());
+                    }
+                    count => meter.add(count),
+                }
+            }
+        })
+    }
+
+    fn start(
+        stream: TcpStream,
+        work: impl FnOnce(TcpStream, &Meter) -> io::Result<()> + Send + 'static,
+    ) -> Result<Self> {
+        let meter = Arc::new(Meter::default());
+        let (copy, counts) = (stream.try_clone()?, meter.clone());
+        let thread = thread::spawn(move || work(copy, &counts));
+        Ok(Self {
+            stream,
+            meter,
+            thread: Some(thread),
+        })
+    }
+
+    /// What this side wrote or read.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Segments that this side sent again.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn retransmits(&self) -> Result<u32> {
+        // SAFETY: tcp_info is plain data, for which zero is valid.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<libc::tcp_info>() as u32;
+        // SAFETY: the kernel writes at most `length` bytes to the struct.
+        let result = unsafe {
+            libc::getsockopt(
+                self.stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut length,
+            )
+        };
+        nix::errno::Errno::result(result)?;
+        Ok(info.tcpi_total_retrans)
+    }
+
+    /// Whether it still goes on.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+    }
+
+    /// Waits for the end of a transfer that has one.
+    ///
+    /// # Errors
+    /// When the time is over first, or the connection broke.
+    pub fn finish(&mut self, timeout: Duration) -> Result<u64> {
+        let deadline = Instant::now() + timeout;
+        while self.is_running() {
+            if Instant::now() > deadline {
+                bail!("{} bytes after {timeout:?}", self.meter.total());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(thread) = self.thread.take() {
+            match thread.join() {
+                Ok(result) => result?,
+                Err(_) => bail!("panic in a transfer"),
+            }
+        }
+        Ok(self.meter.total())
+    }
+
+    /// Breaks it off.
+    pub fn stop(&mut self) {
+        // It may be closed already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What a server does with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Reads to the end.
+    Sink,
+    /// Writes so many bytes, or without end.
+    Source(Option<u64>),
+}
+
+type Accepted = Arc<Mutex<HashMap<SocketAddr, Transfer>>>;
+
+/// A TCP server in a namespace, IPv4 and IPv6.
+#[derive(Debug)]
+pub struct Server {
+    listener: Arc<Socket>,
+    accepted: Accepted,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens on a port.
+    ///
+    /// # Errors
+    /// When the port is taken or the congestion control unknown.
+    pub fn start(namespace: &Namespace, port: u16, role: Role, congestion: &str) -> Result<Self> {
+        let listener = namespace.enter(|| {
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+            socket.set_only_v6(false)?;
+            socket.set_reuse_address(true)?;
+            socket.set_tcp_congestion(congestion.as_bytes())?;
+            socket.bind(&SockAddr::from(SocketAddr::from(([0; 16], port))))?;
+            socket.listen(256)?;
+            Ok(socket)
+        })?;
+        let listener = Arc::new(listener);
+        let accepted = Accepted::default();
+        let (socket, transfers) = (listener.clone(), accepted.clone());
+        let thread = thread::spawn(move || {
+            while let Ok((stream, peer)) = socket.accept() {
+                let Some(peer) = peer.as_socket() else {
+                    continue;
+                };
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                let transfer = match role {
+                    Role::Sink => Transfer::receive(stream.into()),
+                    Role::Source(total) => Transfer::send(stream.into(), total),
+                };
+                if let Ok(transfer) = transfer {
+                    transfers
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(peer, transfer);
+                }
+            }
+        });
+        Ok(Self {
+            listener,
+            accepted,
+            thread: Some(thread),
+        })
+    }
+
+    /// The server's side of a client's connection, by the client's own end.
+    ///
+    /// # Errors
+    /// When it was not accepted within five seconds.
+    pub fn accepted(&self, client: &TcpStream) -> Result<Arc<Meter>> {
+        let local = client.local_addr()?;
+        let local = SocketAddr::new(local.ip(), local.port());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            if let Some(transfer) = self
+                .accepted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&local)
+            {
+                return Ok(transfer.meter.clone());
+            }
+            if Instant::now() > deadline {
+                bail!("the connection of {local} was not accepted");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Wakes the accepting thread.
+        let _ = self.listener.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The daemon on a real kernel: one test a promise.
+//!
+//! Without root everything is ignored and the run says so. `SHAPER_BIN` names
+//! another binary than the one that cargo built.
+
+mod attach;
+mod connections;
+mod counting;
+mod interfaces;
+mod lifecycle;
+mod limits;
+mod runtime;
+mod shield;
+mod tools;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+type Test = (&'static str, fn() -> Result<()>);
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // They measure rates: one at a time.
+    arguments.test_threads = Some(1);
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("NOT RUN: these tests need root (network namespaces, BPF); all are ignored");
+    }
+    let trials = [
+        attach::TESTS,
+        counting::TESTS,
+        limits::TESTS,
+        runtime::TESTS,
+        interfaces::TESTS,
+        shield::TESTS,
+        connections::TESTS,
+        lifecycle::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|(name, test)| Trial::test(*name, || report(test)).with_ignored_flag(!root))
+    .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn report(test: &fn() -> Result<()>) -> Result<(), Failed> {
+    test().map_err(|error| {
+        let log = shaper_tests::shaper::last_log();
+        Failed::from(format!("{error:#}\nthe daemon's log:\n{log}"))
+    })
+}
