@@ -7,7 +7,9 @@ use crate::key::FlowKey;
 
 /// What to do.
 pub mod op {
-    /// Track an open connection: [`super::Control::key`].
+    /// Track an open connection: [`super::Control::key`]. The value is the scale
+    /// of the window that it offers and 1 more; 0 where that is not known. One
+    /// that is tracked already learns its scale.
     pub const ADOPT: u32 = 1;
     /// Stop tracking a connection that is gone.
     pub const CLOSE: u32 = 2;

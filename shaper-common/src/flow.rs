@@ -8,9 +8,20 @@ pub const DOWNLOAD: u32 = 1;
 /// Found open at start, not seen opening: its close is not announced by
 /// `sock_ops`, the daemon looks for it.
 pub const FLOW_ADOPTED: u32 = 1 << 0;
+/// The scale of the window that this host offers is known (in the bits from
+/// [`FLOW_SCALE_SHIFT`] on): the window can be set.
+pub const FLOW_WINDOW: u32 = 1 << 1;
+/// [`Flow::edge`] has been set.
+pub const FLOW_EDGE: u32 = 1 << 2;
+/// The socket's events reach `sock_ops`: its pacing rate is set.
+pub const FLOW_PACED: u32 = 1 << 3;
+/// Where in the flags the window scale is (RFC 7323, 2.2): 0 to 14.
+pub const FLOW_SCALE_SHIFT: u32 = 8;
+/// Bits of the window scale.
+pub const FLOW_SCALE_MASK: u32 = 0xf;
 
 /// The client is held by its limit in this direction: set at the first refusal,
-/// cleared by the first packet that finds the bucket full. Shift left by the
+/// under backpressure when three quarters of the burst are used; cleared by the first packet that finds the bucket full. Shift left by the
 /// direction.
 pub const CLIENT_LIMITED: u32 = 1 << 0;
 
@@ -44,6 +55,18 @@ pub struct Flow {
     pub flags: u32,
     /// The policy generation whose flow limit the buckets were last charged by.
     pub generation: u32,
+    /// What the flow took of the client's limit; see [`crate::share`].
+    pub share: [u64; 2],
+    /// The first sequence number that the client may not send yet: the right
+    /// edge of the window on the wire.
+    pub edge: u32,
+    /// The furthest that the edge ever was: it falls back when a limit comes
+    /// upon an open connection.
+    pub honoured: u32,
+    /// Smoothed round trip in eighths of a microsecond, as the socket last said.
+    pub srtt: u32,
+    /// Payload of a full segment, as the socket last said; 0: not known.
+    pub segment: u32,
 }
 
 /// A remote host.
@@ -52,8 +75,9 @@ pub struct Flow {
 pub struct Client {
     /// Indexed by [`UPLOAD`] and [`DOWNLOAD`].
     pub traffic: [Traffic; 2],
-    /// Nanoseconds spent held by the limit, per direction: from a first refusal
-    /// until the bucket is full again, which is the debt at that refusal and what
+    /// Nanoseconds spent held by the limit, per direction: from when
+    /// [`CLIENT_LIMITED`] is set until the bucket is full again, which is the debt
+    /// at that moment and what
     /// the packets admitted since cost.
     pub held: [u64; 2],
     /// When the last packet came or went, ktime in ns.
@@ -67,11 +91,13 @@ pub struct Client {
     pub connections: u32,
     /// `CLIENT_*` bits.
     pub flags: u32,
+    /// How many flows are active; see [`crate::share`].
+    pub active: u64,
 }
 
 const _: () = assert!(size_of::<Traffic>() == 40);
-const _: () = assert!(size_of::<Flow>() == 104);
-const _: () = assert!(size_of::<Client>() <= 128);
+const _: () = assert!(size_of::<Flow>() == 136);
+const _: () = assert!(size_of::<Client>() == 128);
 const _: () = assert!(core::mem::offset_of!(Client, class) % 8 == 0);
 const _: () =
     assert!(core::mem::offset_of!(Client, generation) == core::mem::offset_of!(Client, class) + 4);
@@ -85,4 +111,9 @@ pub struct Handshake {
     pub bytes: [u64; 2],
     /// Packets, indexed by [`UPLOAD`] and [`DOWNLOAD`].
     pub packets: [u64; 2],
+    /// Flags for the flow, from the SYN-ACK: [`FLOW_WINDOW`], [`FLOW_EDGE`] and
+    /// the scale.
+    pub flags: u32,
+    /// As [`Flow::edge`].
+    pub edge: u32,
 }

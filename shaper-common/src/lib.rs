@@ -3,6 +3,7 @@
 //! in the kernel; every type and name of the data path exists here once.
 #![cfg_attr(not(test), no_std)]
 
+pub mod backpressure;
 pub mod bucket;
 pub mod class;
 pub mod control;
@@ -10,6 +11,7 @@ pub mod event;
 pub mod flow;
 pub mod key;
 pub mod names;
+pub mod share;
 pub mod stats;
 
 #[cfg(feature = "user")]

@@ -28,11 +28,13 @@ pub const INTERFACES: &str = "INTERFACES";
 pub const STATS: &str = "STATS";
 /// The ring buffer of [`crate::event::Event`].
 pub const EVENTS: &str = "EVENTS";
+/// The ring buffer of [`crate::event::WindowUpdate`].
+pub const WINDOW_UPDATES: &str = "WINDOW_UPDATES";
 /// The bucket that bounds the events, one word.
 pub const EVENT_GATE: &str = "EVENT_GATE";
 
 /// Every map that is pinned, in the order of this file.
-pub const PINNED_MAPS: [&str; 15] = [
+pub const PINNED_MAPS: [&str; 16] = [
     FLOWS,
     UDP_FLOWS,
     CLIENTS,
@@ -47,6 +49,7 @@ pub const PINNED_MAPS: [&str; 15] = [
     INTERFACES,
     STATS,
     EVENTS,
+    WINDOW_UPDATES,
     EVENT_GATE,
 ];
 
@@ -58,6 +61,10 @@ pub const EGRESS: &str = "shaper_egress";
 pub const SOCK_OPS: &str = "shaper_sock_ops";
 /// Carries out [`crate::control`] requests; never attached.
 pub const CONTROL: &str = "shaper_control";
+/// Visits open sockets at the start: TCP iterator.
+pub const ADOPT: &str = "shaper_adopt";
+/// Visits open sockets at the end: TCP iterator.
+pub const RELEASE: &str = "shaper_release";
 /// The XDP shield.
 pub const SHIELD: &str = "shaper_shield";
 
@@ -79,6 +86,8 @@ pub const MAX_RULES: u32 = 131_072;
 pub const MAX_INTERFACES: u32 = 256;
 /// Bytes of the event ring.
 pub const EVENT_RING_BYTES: u32 = 64 * 1024;
+/// Bytes of the ring of window updates: some 1,700 of them.
+pub const UPDATE_RING_BYTES: u32 = 256 * 1024;
 
 /// XDP does the shield's checks on this interface: TC need not.
 pub const IFACE_SHIELDED: u32 = 1 << 0;

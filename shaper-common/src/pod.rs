@@ -4,7 +4,7 @@
 use crate::bucket::Limit;
 use crate::class::{Class, Settings};
 use crate::control::Control;
-use crate::event::Event;
+use crate::event::{Event, WindowUpdate};
 use crate::flow::{Client, Flow, Handshake, Traffic};
 use crate::key::{ClientKey, FlowKey, RuleKey};
 
@@ -21,6 +21,17 @@ macro_rules! pod {
 }
 
 pod!(
-    Limit, Class, Settings, Control, Event, Traffic, Flow, Client, Handshake, ClientKey, FlowKey,
+    Limit,
+    Class,
+    Settings,
+    Control,
+    Event,
+    WindowUpdate,
+    Traffic,
+    Flow,
+    Client,
+    Handshake,
+    ClientKey,
+    FlowKey,
     RuleKey
 );

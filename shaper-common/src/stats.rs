@@ -66,6 +66,12 @@ stats! {
     EventsSent => "events_sent",
     /// Events held back by the rate limit or a full ring.
     EventsLost => "events_lost",
+    /// Window updates that the daemon was asked for.
+    WindowUpdates => "window_updates",
+    /// Window updates that found the ring full: the sender asks by itself.
+    WindowUpdatesLost => "window_updates_lost",
+    /// Times that the kernel refused a pacing rate: the hard limit alone holds.
+    PacingRefused => "pacing_refused",
     /// Lookups that cannot fail, and did (settings, class): passed.
     Internal => "internal_errors",
 }

@@ -1,6 +1,6 @@
 //! Finding and making clients.
 
-use crate::atomic::MapWord;
+use crate::atomic::{MapWord, update};
 use crate::maps::{CLIENTS, UDP_CLIENTS};
 use crate::policy::Policy;
 use crate::report::{count, event};
@@ -9,8 +9,9 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use shaper_common::bucket;
 use shaper_common::class::Class;
 use shaper_common::event::kind;
-use shaper_common::flow::{Client, UPLOAD};
+use shaper_common::flow::{Client, Flow, UPLOAD};
 use shaper_common::key::ClientKey;
+use shaper_common::share;
 use shaper_common::stats::Stat;
 
 /// The client, wherever it is kept.
@@ -98,6 +99,27 @@ fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'stati
         core::ptr::write_volatile((&raw mut (*client).class).cast::<u64>(), word);
     }
     Some(class)
+}
+
+/// Changes a flow's share word by `next`, and counts the flow among the active
+/// ones of its client where that says so.
+#[inline(always)]
+pub fn share<const DIR: usize>(
+    flow: *mut Flow,
+    client: *mut Client,
+    now: u64,
+    next: impl Fn(u64) -> (u64, bool),
+) {
+    // SAFETY: both are live map values, the words aligned. Two CPUs may write the
+    // flow's word at once: then it counts a packet later.
+    unsafe {
+        let (word, counted) = next((*flow).share[DIR]);
+        (*flow).share[DIR] = word;
+        if counted {
+            let active = MapWord::new(&raw mut (*client).active);
+            update(&active, |word| share::count(word, now, DIR as u32));
+        }
+    }
 }
 
 /// Whether the client still has a reason to be remembered: a connection, a

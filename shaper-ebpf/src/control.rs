@@ -1,15 +1,16 @@
 //! What the daemon asks the kernel to do; see [`shaper_common::control`].
 
+use crate::atomic::set_bits;
 use crate::client::{self, owes};
-use crate::maps::{CLIENTS, UDP_CLIENTS, UDP_FLOWS};
+use crate::maps::{CLIENTS, FLOWS, UDP_CLIENTS, UDP_FLOWS};
 use crate::policy::Policy;
 use crate::report::count;
 use crate::{packet, sockets};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
 use shaper_common::control::{DONE, op};
-use shaper_common::flow::FLOW_ADOPTED;
-use shaper_common::key::{ClientKey, UDP};
+use shaper_common::flow::{FLOW_ADOPTED, FLOW_SCALE_SHIFT, FLOW_WINDOW};
+use shaper_common::key::{ClientKey, FlowKey, UDP};
 use shaper_common::stats::Stat;
 
 /// Carries out one request; [`DONE`] where it was done.
@@ -40,9 +41,37 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
     let settings = policy.settings()?;
     match op {
         op::COUNT => Some(connections(policy, &client, value as u32)),
-        op::ADOPT => Some(sockets::open(policy, settings, &key, FLOW_ADOPTED)),
+        op::ADOPT => {
+            let window = window_flags(value);
+            let opened = sockets::open(policy, settings, &key, FLOW_ADOPTED | window);
+            Some(opened || learn(&key, window))
+        }
         op::CLOSE => Some(sockets::close(settings, &key)),
         _ => None,
+    }
+}
+
+/// The flags of a flow whose window scale is `scale` - 1.
+#[inline(always)]
+fn window_flags(scale: u64) -> u32 {
+    match scale {
+        1..=15 => FLOW_WINDOW | ((scale - 1) as u32) << FLOW_SCALE_SHIFT,
+        _ => 0,
+    }
+}
+
+/// The window scale of a flow that was seen opening without its handshake;
+/// `false` where that is known already.
+#[inline(always)]
+fn learn(key: &FlowKey, window: u32) -> bool {
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: a live map value, an aligned word. Nothing else writes the scale of
+    // a flow once it is there.
+    unsafe {
+        let known = core::ptr::read_volatile(&raw const (*flow).flags) & FLOW_WINDOW != 0;
+        !known && window != 0 && set_bits(&raw mut (*flow).flags, window)
     }
 }
 

@@ -5,7 +5,10 @@
 //! | [`packet`] | the only place that touches packet memory |
 //! | [`traffic`] | TC: counts, charges and limits |
 //! | [`shield`] | the checks before a connection: blocks, rates, counts (XDP, else TC) |
+//! | [`window`] | upload backpressure: the receive window
+//! | [`pacing`] | download backpressure: the pacing rate
 //! | [`sockets`] | `sock_ops`: flows open and close |
+//! | [`adopt`] | sockets that were open before, and those that are left
 //! | [`control`] | what the daemon asks for, attached nowhere |
 //! | [`policy`] | generation, settings, ports, classes |
 //! | [`client`] | finding and making clients |
@@ -17,16 +20,19 @@
 #![expect(internal_features, reason = "the BPF target has no stable atomics")]
 #![feature(core_intrinsics)]
 
+mod adopt;
 mod atomic;
 mod client;
 mod control;
 mod maps;
+mod pacing;
 mod packet;
 mod policy;
 mod report;
 mod shield;
 mod sockets;
 mod traffic;
+mod window;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::macros::{classifier, sock_ops, xdp};
@@ -80,6 +86,22 @@ pub fn shaper_shield(ctx: XdpContext) -> u32 {
 pub fn shaper_sock_ops(ctx: SockOpsContext) -> u32 {
     sockets::observe(&ctx);
     1
+}
+
+/// Visits open sockets when the daemon starts.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub extern "C" fn shaper_adopt(visit: *mut adopt::Visit) -> i32 {
+    adopt::adopt(visit);
+    0
+}
+
+/// Visits open sockets before the programs are removed.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub extern "C" fn shaper_release(visit: *mut adopt::Visit) -> i32 {
+    adopt::release(visit);
+    0
 }
 
 /// Carries out the daemon's requests; attached nowhere, run by

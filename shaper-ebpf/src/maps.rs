@@ -56,4 +56,7 @@ pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(STATS_LEN as 
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(names::EVENT_RING_BYTES, 0);
 
 #[map]
+pub static WINDOW_UPDATES: RingBuf = RingBuf::with_byte_size(names::UPDATE_RING_BYTES, 0);
+
+#[map]
 pub static EVENT_GATE: Array<u64> = Array::with_max_entries(1, 0);

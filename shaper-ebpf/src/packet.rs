@@ -5,6 +5,9 @@
 //! with options and fragments (RFC 791), IPv6 with extension headers (RFC
 //! 8200), TCP (RFC 9293) and UDP (RFC 768).
 
+use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::programs::TcContext;
+use core::mem::offset_of;
 use shaper_common::control::Control;
 use shaper_common::flow::UPLOAD;
 use shaper_common::key::{Addr, FlowKey, TCP, UDP, map_v4};
@@ -21,6 +24,12 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 /// Extension headers looked through; RFC 8200 knows five, each once but one.
 const MAX_EXTENSIONS: usize = 6;
+
+const OPTION_END: u8 = 0;
+const OPTION_NOP: u8 = 1;
+const OPTION_WINDOW_SCALE: u8 = 3;
+/// Options looked through; Linux sends at most six, padding included.
+const MAX_TCP_OPTIONS: usize = 12;
 
 /// TCP FIN.
 pub const FIN: u8 = 0x01;
@@ -64,6 +73,14 @@ pub struct Packet {
     pub len: u32,
     /// Bytes of IP and transport headers.
     pub headers: u32,
+    /// Where the transport header starts in the packet.
+    pub transport: u32,
+    /// TCP sequence number.
+    pub seq: u32,
+    /// TCP acknowledgement number.
+    pub ack: u32,
+    /// TCP window as it stands in the header, not scaled.
+    pub window: u16,
 }
 
 impl Packet {
@@ -206,6 +223,8 @@ struct Udp {
 #[repr(C, packed(2))]
 pub struct Request(pub Control);
 
+// SAFETY: one byte, at any address.
+unsafe impl Header for u8 {}
 // SAFETY: packed to 2, integers only.
 unsafe impl Header for Request {}
 // SAFETY: packed to 2, integers only.
@@ -222,6 +241,76 @@ unsafe impl Header for Extension {}
 unsafe impl Header for Tcp {}
 // SAFETY: packed to 2, integers only.
 unsafe impl Header for Udp {}
+
+/// The window scale that a SYN-ACK offers (RFC 7323, 2.2): 0 to 14, and 0 without
+/// the option. `transport` is where its TCP header starts.
+#[inline(never)]
+pub fn window_scale(data: usize, data_end: usize, transport: u32) -> u32 {
+    scale_option(data, data_end, transport as usize & 0xff).unwrap_or(0)
+}
+
+#[inline(always)]
+fn scale_option(data: usize, data_end: usize, transport: usize) -> Option<u32> {
+    let mut cursor = Cursor {
+        start: data,
+        at: data + transport,
+        end: data_end,
+    };
+    let tcp = cursor.take::<Tcp>().ok()?;
+    let mut left = (usize::from(tcp.data_offset >> 4) * 4).saturating_sub(size_of::<Tcp>());
+    for _ in 0..MAX_TCP_OPTIONS {
+        if left == 0 {
+            return None;
+        }
+        let kind = *cursor.take::<u8>().ok()?;
+        if kind == OPTION_END {
+            return None;
+        }
+        left -= 1;
+        if kind == OPTION_NOP {
+            continue;
+        }
+        let len = usize::from(*cursor.take::<u8>().ok()?);
+        if len < 2 || left + 1 < len {
+            return None;
+        }
+        if kind == OPTION_WINDOW_SCALE {
+            // More than 14 is taken as 14 (RFC 7323, 2.3).
+            return Some(u32::from((*cursor.take::<u8>().ok()?).min(14)));
+        }
+        left -= len - 1;
+        cursor.skip(len - 2).ok()?;
+    }
+    None
+}
+
+/// Writes another window into a TCP header and corrects its checksum.
+#[inline(always)]
+pub fn set_window(ctx: &TcContext, transport: u32, old: u16, new: u16) {
+    let (window, checksum) = (
+        transport + offset_of!(Tcp, window) as u32,
+        transport + offset_of!(Tcp, checksum) as u32,
+    );
+    let (old, new) = (old.to_be(), new.to_be());
+    // SAFETY: `skb` is the program's context; the helpers check the offsets. A
+    // packet that can't be written is left as it is: the sum is corrected only
+    // after the window was.
+    unsafe {
+        if bpf_skb_store_bytes(ctx.skb.skb, window, (&raw const new).cast(), 2, 0) == 0 {
+            bpf_l4_csum_replace(ctx.skb.skb, checksum, old.into(), new.into(), 2);
+        }
+    }
+}
+
+/// Copies the first `len` bytes of a packet.
+#[inline(always)]
+pub fn copy<const N: usize>(ctx: &TcContext, to: &mut [u8; N], len: u32) -> bool {
+    if len == 0 || len as usize > N {
+        return false;
+    }
+    // SAFETY: `skb` is the program's context; `to` has room for `len` bytes.
+    unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, to.as_mut_ptr().cast(), len) == 0 }
+}
 
 /// A request of the daemon, which is all that a test run's packet holds.
 #[inline(always)]
@@ -333,6 +422,7 @@ fn transport<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Resu
     } else {
         match packet.key.protocol {
             TCP => {
+                packet.transport = cursor.offset();
                 let tcp = cursor.take::<Tcp>()?;
                 let data_offset = u32::from(tcp.data_offset >> 4) * 4;
                 if data_offset < size_of::<Tcp>() as u32 {
@@ -340,6 +430,9 @@ fn transport<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Resu
                 }
                 packet.set_ports::<DIR>(tcp.source, tcp.destination);
                 packet.flags = tcp.flags;
+                packet.seq = u32::from_be(tcp.seq);
+                packet.ack = u32::from_be(tcp.ack);
+                packet.window = u16::from_be(tcp.window);
                 packet.headers += data_offset;
             }
             UDP => {

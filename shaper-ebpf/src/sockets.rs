@@ -2,12 +2,13 @@
 //! socket closes, so a spoofed source never makes one, and none goes stale.
 
 use crate::atomic::{MapWord, add, decrement32, fetch_add32};
-use crate::client;
 use crate::maps::{CLIENTS, FLOWS, HANDSHAKES};
 use crate::policy::Policy;
 use crate::report::{count, event};
+use crate::{client, pacing};
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_NOEXIST, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock_ops,
 };
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_ktime_get_ns};
@@ -16,7 +17,7 @@ use aya_log_ebpf::debug;
 use shaper_common::bucket;
 use shaper_common::class::{CLASS_EXEMPT, Settings};
 use shaper_common::event::kind;
-use shaper_common::flow::{Client, DOWNLOAD, Flow, UPLOAD};
+use shaper_common::flow::{Client, DOWNLOAD, FLOW_PACED, Flow, UPLOAD};
 use shaper_common::key::{Addr, ClientKey, FlowKey, TCP, map_v4};
 use shaper_common::stats::Stat;
 
@@ -35,9 +36,16 @@ pub fn observe(ctx: &SockOpsContext) {
                 return;
             };
             // Also where the flow is there already: this socket's close ends it.
-            let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
-            if open(policy, settings, &key, 0) {
+            let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG;
+            let _ = ctx.set_cb_flags(flags as i32);
+            if open(policy, settings, &key, FLOW_PACED) {
                 debug!(ctx, "open: {} from {}", key.local_port, key.client_port);
+            }
+            pacing::apply(ctx, policy, settings, &key);
+        }
+        BPF_SOCK_OPS_RTT_CB | BPF_SOCK_OPS_HDR_OPT_LEN_CB => {
+            if let Some((policy, settings, key)) = watched(ctx) {
+                pacing::apply(ctx, policy, settings, &key);
             }
         }
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {
@@ -114,6 +122,7 @@ pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> b
         created: now,
         last_seen: now,
         flags,
+        generation: policy.generation,
         ..Flow::default()
     };
     if let Some(handshake) = HANDSHAKES.get_ptr_mut(key) {
@@ -124,6 +133,9 @@ pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> b
             flow.traffic[0].packets = (*handshake).packets[0];
             flow.traffic[1].bytes = (*handshake).bytes[1];
             flow.traffic[1].packets = (*handshake).packets[1];
+            flow.flags |= (*handshake).flags;
+            flow.edge = (*handshake).edge;
+            flow.honoured = (*handshake).edge;
         }
         let _ = HANDSHAKES.remove(key);
     }

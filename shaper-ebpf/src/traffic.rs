@@ -7,16 +7,20 @@ use crate::maps::{FLOWS, HANDSHAKES, INTERFACES, UDP_FLOWS};
 use crate::packet::{self, Packet, Stop};
 use crate::policy::{Policy, observes};
 use crate::report::{count, event};
-use crate::{client, shield};
+use crate::{client, shield, window};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
+use shaper_common::backpressure::{Leeway, hard};
 use shaper_common::bucket::{self, Limit, Word};
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT, Class, Settings};
 use shaper_common::event::kind;
-use shaper_common::flow::{CLIENT_LIMITED, Client, Flow, Handshake, Traffic, UPLOAD};
+use shaper_common::flow::{
+    CLIENT_LIMITED, Client, DOWNLOAD, FLOW_EDGE, Flow, Handshake, Traffic, UPLOAD,
+};
 use shaper_common::key::{ClientKey, FlowKey, TCP};
 use shaper_common::names::IFACE_SHIELDED;
+use shaper_common::share;
 use shaper_common::stats::Stat;
 
 /// What crosses the wire: an aggregate is several packets, each with headers.
@@ -69,17 +73,21 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
     };
     if key.protocol == TCP {
         let Some(flow) = FLOWS.get_ptr_mut(key) else {
-            return Ok(untracked::<DIR>(ctx, &hop, packet.flags));
+            return Ok(untracked::<DIR>(ctx, &hop, &packet));
         };
         let Some(client) = client::of_tcp(policy, &client_key, now, true) else {
             count_flow::<DIR>(flow, &hop);
             return Ok(Verdict::Pass);
         };
         let control = packet.flags & (packet::SYN | packet::FIN | packet::RST) != 0;
-        let payload = size.packets > 1 || size.bytes > u64::from(packet.headers);
-        return Ok(hop.limit::<DIR>(flow, client, payload && !control));
+        let payload = (size.bytes - size.packets * u64::from(packet.headers)) as u32;
+        let verdict = hop.limit::<DIR>(&packet, payload, flow, client, payload != 0 && !control);
+        if DIR == DOWNLOAD as usize && verdict == Verdict::Pass {
+            window::offer(ctx, &hop, &packet, flow, client);
+        }
+        return Ok(verdict);
     }
-    udp::<DIR>(&hop)
+    udp::<DIR>(&hop, &packet)
 }
 
 /// Parses; a packet whose head is scattered is pulled together first.
@@ -157,7 +165,8 @@ fn fragment<const DIR: usize>(ctx: &TcContext, policy: Policy, packet: &Packet) 
 
 /// TCP without a flow: the handshake, or what comes after the close.
 #[inline(always)]
-fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, flags: u8) -> Verdict {
+fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) -> Verdict {
+    let flags = packet.flags;
     let syn = flags & (packet::SYN | packet::ACK) == packet::SYN;
     if DIR == UPLOAD as usize {
         // SAFETY: `skb` is the program's context; the verifier checks the read.
@@ -173,6 +182,9 @@ fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, flags: u8) -> Ver
         if syn {
             let _ = HANDSHAKES.insert(hop.key, Handshake::default(), BPF_NOEXIST.into());
         }
+    }
+    if DIR == DOWNLOAD as usize && flags & packet::SYN != 0 {
+        window::of_handshake(ctx, hop, packet);
     }
     let Some(handshake) = HANDSHAKES.get_ptr_mut(hop.key) else {
         let (packets, bytes) = if DIR == UPLOAD as usize {
@@ -194,7 +206,7 @@ fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, flags: u8) -> Ver
 
 /// UDP has no handshake: the first packet from a client makes the flow.
 #[inline(always)]
-fn udp<const DIR: usize>(hop: &Hop<'_>) -> Result<Verdict, Stop> {
+fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop> {
     let flow = match UDP_FLOWS.get_ptr_mut(hop.key) {
         Some(flow) => flow,
         None if DIR == UPLOAD as usize => {
@@ -229,17 +241,17 @@ fn udp<const DIR: usize>(hop: &Hop<'_>) -> Result<Verdict, Stop> {
         count_flow::<DIR>(flow, hop);
         return Ok(Verdict::Pass);
     };
-    Ok(hop.limit::<DIR>(flow, client, true))
+    Ok(hop.limit::<DIR>(packet, 0, flow, client, true))
 }
 
 /// A packet with everything that is known of it.
-struct Hop<'a> {
-    policy: Policy,
-    settings: &'a Settings,
-    key: &'a FlowKey,
-    client_key: &'a ClientKey,
+pub struct Hop<'a> {
+    pub policy: Policy,
+    pub settings: &'a Settings,
+    pub key: &'a FlowKey,
+    pub client_key: &'a ClientKey,
     size: Size,
-    now: u64,
+    pub now: u64,
 }
 
 impl Hop<'_> {
@@ -248,6 +260,8 @@ impl Hop<'_> {
     #[inline(always)]
     fn limit<const DIR: usize>(
         &self,
+        packet: &Packet,
+        payload: u32,
         flow: *mut Flow,
         client: *mut Client,
         droppable: bool,
@@ -255,7 +269,14 @@ impl Hop<'_> {
         if let Some(class) = client::class_of(self.policy, self.client_key, client) {
             let observed = observes(self.settings);
             let blocked = DIR == UPLOAD as usize && class.flags & CLASS_BLOCK != 0;
-            if blocked || !self.charge::<DIR>(flow, client, class, droppable) {
+            self.renew(flow, class);
+            let leeway = if observed {
+                Leeway::None
+            } else {
+                // SAFETY: `flow` is a live map value.
+                unsafe { window::leeway::<DIR>(packet, payload, &*flow) }
+            };
+            if blocked || !self.charge::<DIR>(flow, client, class, droppable, leeway) {
                 if !observed {
                     if blocked {
                         shield::blocked(self.client_key, self.now);
@@ -289,6 +310,7 @@ impl Hop<'_> {
         client: *mut Client,
         class: &Class,
         droppable: bool,
+        leeway: Leeway,
     ) -> bool {
         if class.flags & CLASS_EXEMPT != 0 {
             return true;
@@ -302,11 +324,10 @@ impl Hop<'_> {
         if flow_limit.is_set() {
             // SAFETY: `flow` is a live map value, its first word aligned.
             let word = unsafe { MapWord::new(&raw mut (*flow).traffic[DIR].tat) };
-            self.renew(flow, class);
+            let limit = hard(flow_limit, leeway);
             if !droppable {
-                bucket::charge(&word, self.now, bytes, flow_limit);
-            } else if bucket::admit(&word, self.now, bytes, flow_limit) == bucket::Verdict::Refused
-            {
+                bucket::charge(&word, self.now, bytes, &limit);
+            } else if bucket::admit(&word, self.now, bytes, &limit) == bucket::Verdict::Refused {
                 return false;
             }
         }
@@ -316,7 +337,7 @@ impl Hop<'_> {
         // SAFETY: `client` is a live map value, its first word aligned.
         let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
         let verdict = if droppable {
-            bucket::admit(&word, self.now, bytes, limit)
+            bucket::admit(&word, self.now, bytes, &hard(limit, leeway))
         } else {
             bucket::charge(&word, self.now, bytes, limit)
         };
@@ -329,6 +350,18 @@ impl Hop<'_> {
             self.mark_limited::<DIR>(client, &word);
             return false;
         };
+        if leeway == Leeway::Any {
+            bucket::forgive(&word, self.now, &hard(limit, Leeway::Window));
+        }
+        // SAFETY: `client` is a live map value, an aligned word.
+        let active = unsafe { core::ptr::read_volatile(&raw const (*client).active) };
+        let active = share::active(active, self.now, DIR as u32);
+        client::share::<DIR>(flow, client, self.now, |word| {
+            share::take(word, self.now, cost, active, debt)
+        });
+        if leeway != Leeway::None && debt > limit.tau - limit.tau / 4 {
+            self.mark_limited::<DIR>(client, &word);
+        }
         // SAFETY: `client` is a live map value.
         let flags = unsafe { core::ptr::read_volatile(&raw const (*client).flags) };
         if flags & CLIENT_LIMITED << DIR != 0 {
@@ -342,7 +375,8 @@ impl Hop<'_> {
         true
     }
 
-    /// A flow's debts under a new policy; see [`bucket::forgive`].
+    /// A flow under a new policy: its debts (see [`bucket::forgive`]), and its
+    /// window, which is set anew.
     #[inline(always)]
     fn renew(&self, flow: *mut Flow, class: &Class) {
         // SAFETY: `flow` is a live map value, the words aligned.
@@ -355,6 +389,7 @@ impl Hop<'_> {
             let download = MapWord::new(&raw mut (*flow).traffic[1].tat);
             bucket::forgive(&download, self.now, &class.flow_download);
             (*flow).generation = self.policy.generation;
+            clear_bits(&raw mut (*flow).flags, FLOW_EDGE);
         }
     }
 

@@ -55,6 +55,25 @@ pub struct Haproxy {
     pub worker_pid: u32,
 }
 
+/// By what a TCP connection is held to its limit, where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowBackpressure {
+    /// Its sender is slowed down through the receive window; else what is too
+    /// much is dropped.
+    pub upload: bool,
+    /// It is paced; else what is too much is dropped.
+    pub download: bool,
+}
+
+impl Flow {
+    /// A TCP connection that only the hard limit holds, in a direction at least.
+    #[must_use]
+    pub fn is_only_dropped(&self) -> bool {
+        self.backpressure
+            .is_some_and(|by| !by.upload || !by.download)
+    }
+}
+
 /// A row of `flows`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Flow {
@@ -78,6 +97,9 @@ pub struct Flow {
     pub upload: Direction,
     /// This host to the client.
     pub download: Direction,
+    /// Null for UDP, which only the hard limit holds.
+    #[serde(default)]
+    pub backpressure: Option<FlowBackpressure>,
     /// Where HAProxy sends it; null while that is not known.
     pub haproxy: Option<Haproxy>,
 }
@@ -200,8 +222,36 @@ pub struct Backpressure {
     pub upload: bool,
     /// Whether our sending is paced.
     pub download: bool,
-    /// Why not, where it is not.
+    /// Whether senders that wait are told when they may go on; else they ask by
+    /// themselves, and get less than their limit on short paths.
+    #[serde(default)]
+    pub window_updates: bool,
+    /// What became of connections that were open before; null while there was
+    /// none.
+    #[serde(default)]
+    pub adopted: Option<Adopted>,
+    /// What is missing and why, where something is.
     pub reason: Option<String>,
+}
+
+/// Whether all connections that were found open are held by backpressure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// Through the receive window.
+    pub upload: bool,
+    /// By pacing.
+    pub download: bool,
+}
+
+/// How many flows only the hard limit holds: it drops what is too much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardLimitOnly {
+    /// TCP connections, client to this host.
+    pub upload: u64,
+    /// TCP connections, this host to the client.
+    pub download: u64,
+    /// UDP flows, which have no other.
+    pub udp: u64,
 }
 
 /// The answer to `status`.
@@ -219,6 +269,9 @@ pub struct Status {
     pub interfaces: Vec<Interface>,
     /// Whether limits work by backpressure.
     pub backpressure: Backpressure,
+    /// Flows that only the hard limit holds.
+    #[serde(default)]
+    pub hard_limit_only: HardLimitOnly,
     /// Flows tracked now.
     pub flows: u64,
     /// Clients tracked now.

@@ -8,13 +8,13 @@ mod rank;
 mod rows;
 
 use crate::kernel::Sample;
-use crate::model::Direction;
+use crate::model::{Direction, FlowBackpressure, HardLimitOnly};
 use crate::policy::Compiled;
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use shaper_common::bucket::debt;
 use shaper_common::class::CLASS_EXEMPT;
-use shaper_common::flow::{CLIENT_LIMITED, Client, Flow, Traffic};
+use shaper_common::flow::{CLIENT_LIMITED, Client, FLOW_PACED, FLOW_WINDOW, Flow, Traffic};
 use shaper_common::key::{ClientKey, FlowKey, UDP};
 use shaper_common::stats::STATS_LEN;
 use std::collections::HashMap;
@@ -93,6 +93,8 @@ pub struct Totals {
     pub limited: u64,
     /// By direction, clients that left included.
     pub traffic: [Direction; 2],
+    /// Live flows that only the hard limit holds.
+    pub hard_limit_only: HardLimitOnly,
 }
 
 impl Sampler {
@@ -333,6 +335,18 @@ impl Sampler {
                 totals.traffic[direction].rate_bps += state.rates[direction];
             }
         }
+        for (key, flow) in &self.flows {
+            if is_live(key, flow, self.now) {
+                let only = &mut totals.hard_limit_only;
+                match backpressure(key, flow) {
+                    None => only.udp += 1,
+                    Some(by) => {
+                        only.upload += u64::from(!by.upload);
+                        only.download += u64::from(!by.download);
+                    }
+                }
+            }
+        }
         totals
     }
 
@@ -361,6 +375,14 @@ fn add(sum: &mut Direction, traffic: &Traffic) {
     sum.packets = sum.packets.wrapping_add(traffic.packets);
     sum.dropped_bytes = sum.dropped_bytes.wrapping_add(traffic.dropped_bytes);
     sum.dropped_packets = sum.dropped_packets.wrapping_add(traffic.dropped_packets);
+}
+
+/// What holds a flow; `None` for UDP.
+fn backpressure(key: &FlowKey, flow: &Flow) -> Option<FlowBackpressure> {
+    (key.protocol != UDP).then_some(FlowBackpressure {
+        upload: flow.flags & FLOW_WINDOW != 0,
+        download: flow.flags & FLOW_PACED != 0,
+    })
 }
 
 fn is_live(key: &FlowKey, flow: &Flow, now: u64) -> bool {

@@ -213,6 +213,8 @@ impl Kernel for FakeKernel {
         model::Backpressure {
             upload: false,
             download: false,
+            window_updates: false,
+            adopted: None,
             reason: Some("not built into this version".to_owned()),
         }
     }

@@ -1,7 +1,7 @@
 //! An empty classifier, as the measure of what a program run costs by itself.
 
 use anyhow::{Context, Result};
-use std::io;
+use shaper_user::kernel::sys::bpf;
 use std::time::Duration;
 
 const PROG_LOAD: libc::c_long = 5;
@@ -32,22 +32,6 @@ struct TestAttr {
     _rest: [u64; 4],
 }
 
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is what the command takes, with pointers to live buffers.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attr),
-            size_of::<T>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(result)
-}
-
 /// Mean time of a run of `r0 = -1; exit`.
 ///
 /// # Errors
@@ -56,17 +40,15 @@ pub fn time(packet: &[u8], repeat: u32) -> Result<Duration> {
     // r0 = -1 (BPF_ALU64 | BPF_MOV | BPF_K); exit.
     let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x0000_0000_0000_0095];
     let license = c"Dual MIT/GPL";
-    let fd = bpf(
-        PROG_LOAD,
-        &mut LoadAttr {
-            prog_type: SCHED_CLS,
-            insn_cnt: 2,
-            insns: instructions.as_ptr() as u64,
-            license: license.as_ptr() as u64,
-            ..LoadAttr::default()
-        },
-    )
-    .context("loading the empty program")?;
+    let mut attr = LoadAttr {
+        prog_type: SCHED_CLS,
+        insn_cnt: 2,
+        insns: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        ..LoadAttr::default()
+    };
+    // SAFETY: two instructions and a license that ends with a zero live on.
+    let fd = unsafe { bpf(PROG_LOAD, &mut attr) }.context("loading the empty program")?;
     let mut attr = TestAttr {
         prog_fd: u32::try_from(fd)?,
         data_size_in: u32::try_from(packet.len())?,
@@ -74,7 +56,8 @@ pub fn time(packet: &[u8], repeat: u32) -> Result<Duration> {
         repeat,
         ..TestAttr::default()
     };
-    let run = bpf(PROG_TEST_RUN, &mut attr).context("running the empty program");
+    // SAFETY: `packet` is as long as said, and nothing is written out.
+    let run = unsafe { bpf(PROG_TEST_RUN, &mut attr) }.context("running the empty program");
     nix::unistd::close(i32::try_from(fd)?)?;
     run?;
     Ok(Duration::from_nanos(attr.duration.into()))

@@ -87,7 +87,8 @@ pub struct Lab {
     pub proxy: Namespace,
     /// Where servers are.
     pub backends: Vec<Namespace>,
-    _path: Option<Namespace>,
+    /// Where the relay is.
+    pub path: Option<Namespace>,
     directory: TempDir,
 }
 
@@ -161,7 +162,7 @@ impl Lab {
             client,
             proxy,
             backends,
-            _path: path,
+            path,
             directory,
         })
     }

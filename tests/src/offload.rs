@@ -23,10 +23,22 @@ struct Value {
 /// # Errors
 /// When there is no such interface, or it refuses.
 pub fn set(interface: &str, on: bool) -> Result<()> {
+    set_features(&FEATURES, interface, on)
+}
+
+/// Switches GRO alone, which joins the segments that arrive.
+///
+/// # Errors
+/// When there is no such interface, or it refuses.
+pub fn set_gro(interface: &str, on: bool) -> Result<()> {
+    set_features(&FEATURES[3..], interface, on)
+}
+
+fn set_features(features: &[u32], interface: &str, on: bool) -> Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0").or_else(|_| UdpSocket::bind("[::1]:0"))?;
-    for command in FEATURES {
+    for command in features {
         let mut value = Value {
-            command,
+            command: *command,
             data: u32::from(on),
         };
         // SAFETY: ifreq is plain data, for which zero is valid.

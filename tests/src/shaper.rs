@@ -154,9 +154,21 @@ impl Shaper {
     /// # Errors
     /// When it cannot be written.
     pub fn write_policy(&self, policy: &str) -> Result<()> {
-        let text =
-            format!("interfaces = [\"{INTERFACE}\"]\nports = [{PORT}, {SOURCE_PORT}]\n{policy}");
+        self.write_policy_of(&[PORT, SOURCE_PORT], policy)
+    }
+
+    fn write_policy_of(&self, ports: &[u16], policy: &str) -> Result<()> {
+        let text = format!("interfaces = [\"{INTERFACE}\"]\nports = {ports:?}\n{policy}");
         std::fs::write(&self.policy, text).map_err(Into::into)
+    }
+
+    /// Puts another policy in force, for other ports than the lab's.
+    ///
+    /// # Errors
+    /// When the daemon refuses it.
+    pub fn reload_ports(&self, ports: &[u16], policy: &str) -> Result<()> {
+        self.write_policy_of(ports, policy)?;
+        self.cli(&["reload"])?.ok().map(drop)
     }
 
     /// A command on this host.

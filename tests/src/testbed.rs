@@ -159,6 +159,24 @@ impl Testbed {
         Ok(self.classifier(name(hook), packet, None, 1)?.0)
     }
 
+    /// The verdict on one packet, and what became of it.
+    ///
+    /// # Errors
+    /// When the test run fails.
+    pub fn run_out(&self, hook: Hook, packet: &[u8]) -> Result<(i32, Vec<u8>)> {
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(name(hook))
+            .context("program")?
+            .try_into()?;
+        let mut out = vec![0; packet.len()];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        options.data_out = Some(&mut out);
+        let verdict = program.test_run(options)?.return_value.cast_signed();
+        Ok((verdict, out))
+    }
+
     /// The verdict on an aggregate of `segments` packets.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! `bench`: the benchmarks of the tests crate.
 
-use crate::sh;
+use crate::{haproxy3, setup, sh};
 use anyhow::Result;
 use std::convert::Infallible;
 use std::process::Command;
@@ -8,8 +8,11 @@ use std::process::Command;
 /// Options of `bench`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Which one: `cost` (ns per packet of the TC program, beside an empty one) or
-    /// `sampling` (reading and ranking 100,000 flows)
+    /// Which one: `cost` (ns per packet of the TC program, beside an empty one),
+    /// `sampling` (reading and ranking 100,000 flows), `conformance` (what limits do
+    /// to real TCP, beside other limiters), `isolation` (latency of light WebSockets
+    /// beside a heavy one) or `proxy-cost` (CPU of HAProxy and the kernel for 100
+    /// throttled WebSockets)
     name: String,
     /// Options of that benchmark
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -19,6 +22,18 @@ pub struct Args {
 /// Builds one benchmark and becomes it.
 pub fn run(args: &Args) -> Result<Infallible> {
     sh::need_root("bench")?;
+    if matches!(
+        args.name.as_str(),
+        "conformance" | "isolation" | "proxy-cost"
+    ) {
+        setup::incumbents()?;
+        if std::env::var_os("SHAPER_HAPROXY").is_none()
+            && let Err(error) = haproxy3::install()
+        {
+            // The benchmark runs on the system's and says what it could not measure.
+            eprintln!("bench: {error:#}");
+        }
+    }
     sh::run(&mut sh::cargo([
         "build",
         "--release",

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod haproxy3;
 mod manifest;
 mod object_file;
 mod results;
@@ -26,7 +27,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Installs what the other commands need and is missing
-    Setup,
+    Setup(setup::Args),
     /// Builds the kernel programs into shaper-ebpf/dist
     BuildEbpf(ebpf::Args),
     /// Shows shaper on real traffic: HAProxy, WebSockets, a 20 ms round trip
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Command::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
         Command::BuildEbpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args).map(|never| match never {}),
         Command::Test(args) => test::run(&args),

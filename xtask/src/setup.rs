@@ -1,8 +1,8 @@
 //! `setup`: what the other commands need of the machine.
 
 use crate::manifest::Tools;
-use crate::sh;
 use crate::toolchain::{self, Toolchain};
+use crate::{haproxy3, sh};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -25,8 +25,25 @@ const RUNTIME: [Need; 2] = [
     },
 ];
 
+/// What the benchmarks run beside that, to compare with.
+const INCUMBENTS: [Need; 1] = [Need {
+    program: "nft",
+    package: "nftables",
+}];
+
+/// Options of `setup`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only unpack a HAProxy 3 (Debian's, for the benchmarks) into the target directory
+    #[arg(long)]
+    haproxy3: bool,
+}
+
 /// Installs what any command needs and is missing, and says what it does.
-pub fn run() -> Result<()> {
+pub fn run(args: &Args) -> Result<()> {
+    if args.haproxy3 {
+        return haproxy3::install();
+    }
     runtime()?;
     println!("setup: haproxy and iproute2 are there");
     let tools = toolchain(None)?;
@@ -39,7 +56,17 @@ pub fn run() -> Result<()> {
 
 /// Installs what the demo and the tests run, where it is missing.
 pub fn runtime() -> Result<()> {
-    let missing = missing(&RUNTIME, |program| sh::find_program(program).is_some());
+    install(&RUNTIME)
+}
+
+/// Installs what the benchmarks with traffic run, where it is missing.
+pub fn incumbents() -> Result<()> {
+    runtime()?;
+    install(&INCUMBENTS)
+}
+
+fn install(needs: &[Need]) -> Result<()> {
+    let missing = missing(needs, |program| sh::find_program(program).is_some());
     if missing.is_empty() {
         return Ok(());
     }

@@ -486,6 +486,7 @@ impl<K: Kernel> Core<K> {
             since: self.since,
             interfaces: self.kernel.interfaces(),
             backpressure: self.kernel.backpressure(),
+            hard_limit_only: totals.hard_limit_only,
             flows: totals.flows,
             clients: totals.clients,
             counters,

@@ -1,12 +1,14 @@
 //! Connections whose beginning or end nobody announces.
 
 use super::ebpf::EbpfKernel;
-use super::sockets;
+use super::sockets::{self, Ask, OpenSocket};
+use super::visits;
 use anyhow::Result;
 use shaper_common::class::Settings;
 use shaper_common::control::op;
-use shaper_common::flow::{FLOW_ADOPTED, Flow};
+use shaper_common::flow::{FLOW_ADOPTED, FLOW_PACED, FLOW_WINDOW, Flow};
 use shaper_common::key::{ClientKey, FlowKey, TCP};
+use shaper_common::names;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -19,17 +21,36 @@ const SILENT_EVERY: Duration = Duration::from_secs(60);
 const RECOUNTS: usize = 4;
 
 impl EbpfKernel {
-    /// Begins to track connections that were open before us.
+    /// Begins to track connections that were open before us, and brings them
+    /// under backpressure where the kernel allows it.
     pub(super) fn adopt(&mut self) -> Result<usize> {
         let known: HashSet<FlowKey> = self.maps.tcp_flows()?.into_iter().map(|(k, _)| k).collect();
-        let mut adopted = 0;
-        for socket in sockets::open(self.watches())? {
-            if !known.contains(&socket.key) && self.control(op::ADOPT, socket.key, 0)? {
-                adopted += 1;
+        let mut adopted = HashSet::new();
+        for socket in sockets::open(self.watches(), Ask::Scale)? {
+            if self.learn(&socket)? && !known.contains(&socket.key) {
+                adopted.insert(socket.key);
             }
         }
+        if self.support.adopt.is_none()
+            && let Err(error) = visits::run(&mut self.ebpf, names::ADOPT)
+        {
+            tracing::warn!("{error:#}");
+            self.support.adopt = Some(format!("{error:#}"));
+        }
+        if !adopted.is_empty() {
+            let flows = self.maps.tcp_flows()?;
+            let flows = flows.iter().filter(|(key, _)| adopted.contains(key));
+            self.support.learn(flows.map(|(_, flow)| flow));
+        }
         self.next_reap = Instant::now();
-        Ok(adopted)
+        Ok(adopted.len())
+    }
+
+    /// Tracks a connection, or adds its window scale to what is known of it;
+    /// `false` where nothing was new.
+    fn learn(&self, socket: &OpenSocket) -> Result<bool> {
+        let scale = socket.scale.map_or(0, |scale| u64::from(scale) + 1);
+        self.control(op::ADOPT, socket.key, scale)
     }
 
     /// Ends flows whose socket is gone: adopted ones, whose close nobody
@@ -39,24 +60,42 @@ impl EbpfKernel {
         if began < self.next_reap {
             return Ok(());
         }
+        // One that was seen opening may lack its handshake, and so its scale.
         let adopted = |flow: &Flow| flow.flags & FLOW_ADOPTED != 0;
+        let lacking =
+            |key: &FlowKey, flow: &Flow| key.protocol == TCP && flow.flags & FLOW_WINDOW == 0;
         let doubtful = |key: &FlowKey, flow: &Flow| {
-            key.protocol == TCP && (adopted(flow) || flow.last_seen.saturating_add(SILENT) < now)
+            lacking(key, flow)
+                || key.protocol == TCP
+                    && (adopted(flow) || flow.last_seen.saturating_add(SILENT) < now)
         };
         self.next_reap = began + SILENT_EVERY;
         if !flows.iter().any(|(key, flow)| doubtful(key, flow)) {
             return Ok(());
         }
-        let open: HashSet<FlowKey> = sockets::open(|_| true)?
+        let ask = if flows.iter().any(|(key, flow)| lacking(key, flow)) {
+            Ask::Scale
+        } else {
+            Ask::Addresses
+        };
+        let open: HashMap<FlowKey, OpenSocket> = sockets::open(|_| true, ask)?
             .into_iter()
-            .map(|s| s.key)
+            .map(|socket| (socket.key, socket))
             .collect();
-        let gone = |key: &FlowKey, flow: &Flow| doubtful(key, flow) && !open.contains(key);
+        let gone = |key: &FlowKey, flow: &Flow| doubtful(key, flow) && !open.contains_key(key);
         for (key, _) in flows.iter().filter(|(key, flow)| gone(key, flow)) {
             self.control(op::CLOSE, *key, 0)?;
         }
         flows.retain(|(key, flow)| !gone(key, flow));
-        if flows.iter().any(|(_, flow)| adopted(flow)) {
+        for (key, _) in flows.iter().filter(|(key, flow)| lacking(key, flow)) {
+            if let Some(socket) = open.get(key) {
+                self.learn(socket)?;
+            }
+        }
+        if flows
+            .iter()
+            .any(|(key, flow)| adopted(flow) || lacking(key, flow))
+        {
             // At most a twentieth of the time goes into looking.
             let pause = Duration::from_millis(900).max(20 * began.elapsed());
             self.next_reap = Instant::now() + pause;
@@ -65,13 +104,20 @@ impl EbpfKernel {
     }
 
     /// Ends the flows of ports that are no longer watched: their close would
-    /// not be heard.
+    /// not be heard. Their sockets get their pacing rate back.
     pub(super) fn drop_unwatched(&mut self) -> Result<()> {
         let watches = self.watches();
-        for (key, _) in self.maps.tcp_flows()? {
-            if !watches(key.local_port) {
-                self.control(op::CLOSE, key, 0)?;
-            }
+        let mut flows = self.maps.tcp_flows()?;
+        flows.retain(|(key, _)| !watches(key.local_port));
+        if self.support.release.is_none()
+            && flows.iter().any(|(_, flow)| flow.flags & FLOW_PACED != 0)
+            && let Err(error) = visits::run(&mut self.ebpf, names::RELEASE)
+        {
+            tracing::warn!("{error:#}");
+            self.support.release = Some(format!("{error:#}"));
+        }
+        for (key, _) in flows {
+            self.control(op::CLOSE, key, 0)?;
         }
         Ok(())
     }

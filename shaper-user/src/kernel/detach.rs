@@ -1,7 +1,12 @@
 //! The end: everything of ours goes.
 
-use super::{attach, netlink, place, sys};
-use anyhow::{Result, bail};
+use super::ebpf::object;
+use super::maps::{self, Maps};
+use super::{attach, netlink, place, sys, visits};
+use anyhow::{Context, Result, anyhow, bail};
+use aya::programs::Iter;
+use shaper_common::flow::FLOW_PACED;
+use shaper_common::names;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +29,15 @@ pub fn detach() -> Result<Vec<String>> {
 /// [`detach`], where the pins are known.
 pub(super) fn remove_all(pins: &Path, netns_cookie: u64) -> Vec<String> {
     let mut gone = Vec::new();
+    // First: what the programs have set on sockets outlives them.
+    match release(pins) {
+        Ok(0) => {}
+        Ok(1) => gone.push("the pacing rate of 1 connection".to_owned()),
+        Ok(paced) => gone.push(format!("the pacing rates of {paced} connections")),
+        Err(error) => {
+            tracing::warn!("open connections keep their pacing rate until they close: {error:#}")
+        }
+    }
     // Filters on clsact are nowhere pinned: look at every interface.
     for link in netlink::links().unwrap_or_default() {
         gone.extend(attach::remove(
@@ -47,6 +61,38 @@ pub(super) fn remove_all(pins: &Path, netns_cookie: u64) -> Vec<String> {
     }
     gone.extend(place::unmount_own());
     gone
+}
+
+/// Gives paced sockets their rate back; returns how many had one.
+///
+/// Without a generation the programs watch no port and leave every socket alone,
+/// so none is paced again after it was visited: a program that runs for a socket
+/// meanwhile holds its lock, and the visit comes after it.
+fn release(pins: &Path) -> Result<usize> {
+    if !pins.join(names::FLOWS).exists() || !maps::foreign(pins)?.is_empty() {
+        return Ok(0);
+    }
+    let mut ebpf = object(pins, false)?;
+    let mut maps = Maps::new(&mut ebpf)?;
+    maps.stop()?;
+    let paced = |maps: &Maps| -> Result<usize> {
+        let flows = maps.tcp_flows()?;
+        let paced = flows
+            .iter()
+            .filter(|(_, flow)| flow.flags & FLOW_PACED != 0);
+        Ok(paced.count())
+    };
+    let before = paced(&maps)?;
+    if before == 0 {
+        return Ok(0);
+    }
+    let program: &mut Iter = ebpf
+        .program_mut(names::RELEASE)
+        .context("the kernel object has no program for it")?
+        .try_into()?;
+    visits::load(program).map_err(|error| anyhow!(error))?;
+    visits::run(&mut ebpf, names::RELEASE)?;
+    Ok(before)
 }
 
 /// Removes everything when a start fails, unless something was there before.

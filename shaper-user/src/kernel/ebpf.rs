@@ -5,7 +5,9 @@ pub use super::detach::detach;
 use super::detach::{Fresh, remove_all};
 use super::interfaces::{Attached, resolve};
 use super::maps::{self, Maps};
-use super::{Kernel, Sample, place, sockets, sys};
+use super::support::Support;
+use super::updates::WindowUpdates;
+use super::{Kernel, Sample, place, sockets, sys, visits};
 use crate::model;
 use crate::policy::Compiled;
 use anyhow::{Context, Result, bail};
@@ -13,9 +15,11 @@ use aya::programs::{SchedClassifier, SockOps, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ipnet::IpNet;
+use shaper_common::class::SETTING_OBSERVE;
 use shaper_common::control::{Control, DONE, op};
 use shaper_common::key::{ClientKey, FlowKey, UDP};
 use shaper_common::names;
+use shaper_common::stats::Stat;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +47,8 @@ pub struct Options {
 pub struct EbpfKernel {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
+    updates: Option<WindowUpdates>,
+    pub(super) support: Support,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     pub(super) pins: PathBuf,
     pub(super) options: Options,
@@ -79,18 +85,31 @@ pub fn open(options: Options) -> Result<EbpfKernel> {
     }
     let fresh = Fresh::new(&pins, netns_cookie);
     fs::create_dir_all(&pins).with_context(|| format!("making {}", pins.display()))?;
-    let mut ebpf = load(&pins, &options)?;
+    let mut support = Support::default();
+    let mut ebpf = load(&pins, &options, &mut support)?;
     let logger = if options.log_connections {
         Some(EbpfLogger::init(&mut ebpf).context("opening the log of the kernel programs")?)
     } else {
         None
     };
     let maps = Maps::new(&mut ebpf)?;
+    let ring = maps::window_updates(&mut ebpf)?;
+    let updates = WindowUpdates::start(ring)
+        .inspect_err(|error| {
+            let warning = format!("senders on short paths get less than their limit: {error:#}");
+            tracing::warn!("{warning}");
+            support.updates = Some(format!("{error:#}"));
+            warnings.push(warning);
+        })
+        .ok();
+    support.refused.0 = maps.stat(Stat::PacingRefused)?;
     let generation = maps.generation()?;
     attach::sock_ops(&mut ebpf, &pins, &place::cgroup2()?)?;
     Ok(EbpfKernel {
         ebpf,
         maps,
+        updates,
+        support,
         logger,
         pins,
         options,
@@ -104,26 +123,42 @@ pub fn open(options: Options) -> Result<EbpfKernel> {
     })
 }
 
-fn load(pins: &Path, options: &Options) -> Result<Ebpf> {
+/// The object with its maps, pinned; no program is loaded yet.
+pub(super) fn object(pins: &Path, log_connections: bool) -> Result<Ebpf> {
     let paths: Vec<_> = names::PINNED_MAPS
         .iter()
         .map(|name| (*name, pins.join(name)))
         .collect();
-    let level: u8 = if options.log_connections { 4 } else { 0 };
+    let level: u8 = if log_connections { 4 } else { 0 };
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, false);
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }
-    let mut ebpf = loader.load(OBJECT).context(
+    loader.load(OBJECT).context(
         "loading the kernel object: kernel 5.15 or later with CONFIG_BPF_SYSCALL is needed (uname -r)",
-    )?;
+    )
+}
+
+fn load(pins: &Path, options: &Options, support: &mut Support) -> Result<Ebpf> {
+    let mut ebpf = object(pins, options.log_connections)?;
     for (name, program) in ebpf.programs_mut() {
         let name = name.to_owned();
         match program {
             aya::programs::Program::SchedClassifier(p) => SchedClassifier::load(p),
             aya::programs::Program::SockOps(p) => SockOps::load(p),
             aya::programs::Program::Xdp(p) => p.load(),
+            aya::programs::Program::Iter(p) => {
+                let refused = visits::load(p).err();
+                if let Some(error) = &refused {
+                    tracing::warn!("the kernel refused the program {name}: {error}");
+                }
+                match name.as_str() {
+                    names::ADOPT => support.adopt = refused,
+                    _ => support.release = refused,
+                }
+                continue;
+            }
             _ => bail!("the kernel object has a program {name} of a type it should not have"),
         }
         .with_context(|| {
@@ -174,6 +209,7 @@ impl Kernel for EbpfKernel {
         }
         self.watch_interfaces();
         let mut sample = self.maps.sample()?;
+        self.support.refused.1 = sample.stats[Stat::PacingRefused as usize];
         self.reap(sample.now, &mut sample.flows)?;
         let since = sample.now.saturating_sub(UDP_MEMORY);
         for (key, flow) in &sample.flows {
@@ -191,6 +227,10 @@ impl Kernel for EbpfKernel {
             kernel.maps.write(compiled, kernel.netns_cookie)
         })?;
         self.generation = generation;
+        if let Some(updates) = &self.updates {
+            // Who waits by the old limit need not by the new one.
+            updates.hurry();
+        }
         self.fresh.keep();
         for mut old in std::mem::replace(&mut self.attached, attached) {
             if links.iter().any(|l| l.name == old.link.name) {
@@ -259,13 +299,12 @@ impl Kernel for EbpfKernel {
     }
 
     fn backpressure(&self) -> model::Backpressure {
-        model::Backpressure {
-            upload: false,
-            download: false,
-            reason: Some(
-                "not in this version: limits are held by the token bucket at TC".to_owned(),
-            ),
-        }
+        let observe = self
+            .applied
+            .as_ref()
+            .is_some_and(|c| c.settings.flags & SETTING_OBSERVE != 0);
+        self.support
+            .report(observe, &self.attached, self.updates.as_ref())
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -12,7 +12,7 @@ use shaper_common::event::Event;
 use shaper_common::flow::{Client, Flow};
 use shaper_common::key::{ClientKey, FlowKey, GENERATION_BITS, RuleKey};
 use shaper_common::names;
-use shaper_common::stats::STATS_LEN;
+use shaper_common::stats::{STATS_LEN, Stat};
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -44,6 +44,14 @@ fn data(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
         Map::HashMap(data) | Map::LruHashMap(data) => Ok(data),
         _ => bail!("the map {name} is not a hash map"),
     }
+}
+
+/// The ring of window updates, for a thread of its own.
+///
+/// # Errors
+/// When the object has none.
+pub fn window_updates(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>> {
+    Ok(take(ebpf, names::WINDOW_UPDATES)?.try_into()?)
 }
 
 impl Maps {
@@ -152,6 +160,16 @@ impl Maps {
         Ok(new)
     }
 
+    /// Puts no policy in force: the programs watch no port from now on.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn stop(&mut self) -> Result<()> {
+        self.generation
+            .set(0, 0, 0)
+            .context("taking the policy out of force")
+    }
+
     fn remove_rules(&mut self, gone: impl Fn(u32) -> bool) -> Result<()> {
         let mut keys = Vec::new();
         for key in self.rules.keys() {
@@ -223,6 +241,18 @@ impl Maps {
         })
     }
 
+    /// One counter.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn stat(&self, stat: Stat) -> Result<u64> {
+        let values = self
+            .stats
+            .get(&(stat as u32), 0)
+            .context("reading the counters")?;
+        Ok(values.iter().sum())
+    }
+
     /// TCP flows only.
     ///
     /// # Errors
@@ -279,6 +309,7 @@ pub fn foreign(pins: &Path) -> Result<Vec<&'static str>> {
             names::STATS => fits::<u32, u64>(&info, u32::try_from(STATS_LEN)?),
             names::EVENT_GATE => fits::<u32, u64>(&info, 1),
             names::RULES => info.max_entries() == names::MAX_RULES,
+            names::WINDOW_UPDATES => info.max_entries() == names::UPDATE_RING_BYTES,
             _ => info.max_entries() == names::EVENT_RING_BYTES,
         };
         if !right {

@@ -10,7 +10,10 @@ pub mod maps;
 pub mod netlink;
 pub mod place;
 pub mod sockets;
+mod support;
 pub mod sys;
+mod updates;
+mod visits;
 
 use crate::model;
 use crate::policy::Compiled;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_packet_sock_diag::message::SockDiagDestroy;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -18,6 +19,9 @@ use std::io;
 pub struct OpenSocket {
     /// The flow it is.
     pub key: FlowKey,
+    /// Scale of the window that it offers, where that was asked for and the
+    /// kernel said.
+    pub scale: Option<u8>,
     id: SocketId,
     family: u8,
 }
@@ -33,14 +37,46 @@ fn tracked_states() -> StateFlags {
         | StateFlags::CLOSING
 }
 
-fn dump(family: u8, states: StateFlags) -> Result<Vec<(SocketId, u8)>> {
+/// What to ask for of each socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Its addresses.
+    Addresses,
+    /// Its window scale too.
+    Scale,
+}
+
+/// Of `struct tcp_info` in `linux/tcp.h`: the options that the handshake agreed
+/// on, and the scales of both sides.
+const OPTIONS_AT: usize = 5;
+const SCALES_AT: usize = 6;
+/// `TCPI_OPT_WSCALE`.
+const OPTION_SCALE: u8 = 4;
+
+/// The scale of the window that the socket of a `tcp_info` offers; 0 where the
+/// handshake agreed on none (RFC 7323, 2.2).
+fn scale(info: &[u8]) -> Option<u8> {
+    let (options, scales) = (*info.get(OPTIONS_AT)?, *info.get(SCALES_AT)?);
+    // A pair of bit fields: which half comes first depends on the machine.
+    let ours = if cfg!(target_endian = "little") {
+        scales >> 4
+    } else {
+        scales & 0xf
+    };
+    Some(if options & OPTION_SCALE != 0 { ours } else { 0 })
+}
+
+fn dump(family: u8, states: StateFlags, ask: Ask) -> Result<Vec<(SocketId, u8, Option<u8>)>> {
     let mut found = Vec::new();
     request(
         NETLINK_SOCK_DIAG,
         SockDiagMessage::InetRequest(InetRequest {
             family,
             protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::empty(),
+            extensions: match ask {
+                Ask::Addresses => ExtensionFlags::empty(),
+                Ask::Scale => ExtensionFlags::INFO,
+            },
             states,
             socket_id: if family == AF_INET {
                 SocketId::new_v4()
@@ -51,7 +87,12 @@ fn dump(family: u8, states: StateFlags) -> Result<Vec<(SocketId, u8)>> {
         NLM_F_DUMP,
         |answer| {
             if let SockDiagMessage::InetResponse(response) = answer {
-                found.push((response.header.socket_id.clone(), response.header.family));
+                let scale = response.nlas.iter().find_map(|nla| match nla {
+                    Nla::TcpInfo(info) => scale(info),
+                    _ => None,
+                });
+                let header = &response.header;
+                found.push((header.socket_id.clone(), header.family, scale));
             }
         },
     )
@@ -65,10 +106,10 @@ fn dump(family: u8, states: StateFlags) -> Result<Vec<(SocketId, u8)>> {
 ///
 /// # Errors
 /// When sock_diag is not there.
-pub fn open(watched: impl Fn(u16) -> bool) -> Result<Vec<OpenSocket>> {
+pub fn open(watched: impl Fn(u16) -> bool, ask: Ask) -> Result<Vec<OpenSocket>> {
     let mut sockets = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        for (id, family) in dump(family, tracked_states())? {
+        for (id, family, scale) in dump(family, tracked_states(), ask)? {
             if watched(id.source_port) {
                 sockets.push(OpenSocket {
                     key: FlowKey {
@@ -79,6 +120,7 @@ pub fn open(watched: impl Fn(u16) -> bool) -> Result<Vec<OpenSocket>> {
                         protocol: TCP,
                         _pad: [0; 3],
                     },
+                    scale,
                     id,
                     family,
                 });
@@ -96,7 +138,7 @@ pub fn open(watched: impl Fn(u16) -> bool) -> Result<Vec<OpenSocket>> {
 pub fn destroy(prefix: IpNet, watched: impl Fn(u16) -> bool) -> Result<usize> {
     let (network, bits) = prefix_to_kernel(prefix);
     let mut closed = 0;
-    for socket in open(watched)? {
+    for socket in open(watched, Ask::Addresses)? {
         if !contains(&network, bits, &socket.key.client) {
             continue;
         }
@@ -124,4 +166,18 @@ pub fn destroy(prefix: IpNet, watched: impl Fn(u16) -> bool) -> Result<usize> {
         }
     }
     Ok(closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scale;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn the_scale_is_this_sides_and_counts_only_if_agreed_on() {
+        // Ours is 10, the other side's 7.
+        assert_eq!(scale(&[1, 0, 0, 0, 0, 7, 0xa7, 0]), Some(10));
+        assert_eq!(scale(&[1, 0, 0, 0, 0, 3, 0xa7, 0]), Some(0));
+        assert_eq!(scale(&[1, 0, 0, 0, 0, 7]), None);
+    }
 }

@@ -72,9 +72,16 @@ struct LinkInfo {
     _rest: [u64; 4],
 }
 
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is the structure that the command takes, of the size that
-    // is passed; pointers inside it are to live buffers of the caller.
+/// One call of bpf(2).
+///
+/// # Errors
+/// What the kernel says.
+///
+/// # Safety
+/// `attr` is the structure that the command takes, and pointers inside it are to
+/// live buffers of the lengths that it says.
+pub unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: by this function's contract, and of the size that is passed.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -114,7 +121,8 @@ pub fn read_map<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> Result<Vec<(K, V)>> {
             map_fd: u32::try_from(map.as_raw_fd()).context("map descriptor")?,
             ..BatchAttr::default()
         };
-        let result = bpf(command::MAP_LOOKUP_BATCH, &mut attr);
+        // SAFETY: `keys` and `values` have room for `count` entries.
+        let result = unsafe { bpf(command::MAP_LOOKUP_BATCH, &mut attr) };
         let error = result.err();
         match error.as_ref().and_then(io::Error::raw_os_error) {
             // ENOENT marks the last chunk, whose count is valid.
@@ -151,13 +159,12 @@ pub fn read_map<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> Result<Vec<(K, V)>> {
 
 fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let fd = bpf(
-        command::OBJ_GET,
-        &mut ObjGetAttr {
-            pathname: path.as_ptr() as u64,
-            ..ObjGetAttr::default()
-        },
-    )?;
+    let mut attr = ObjGetAttr {
+        pathname: path.as_ptr() as u64,
+        ..ObjGetAttr::default()
+    };
+    // SAFETY: `path` lives on, and ends with a zero.
+    let fd = unsafe { bpf(command::OBJ_GET, &mut attr) }?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just returned this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -171,14 +178,13 @@ fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
 pub fn link_ifindex(pin: &Path) -> io::Result<u32> {
     let link = open_pin(pin)?;
     let mut info = LinkInfo::default();
-    bpf(
-        command::OBJ_GET_INFO_BY_FD,
-        &mut InfoAttr {
-            bpf_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
-            info_len: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
-            info: &raw mut info as u64,
-        },
-    )?;
+    let mut attr = InfoAttr {
+        bpf_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
+        info_len: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
+        info: &raw mut info as u64,
+    };
+    // SAFETY: `info` is as long as said.
+    unsafe { bpf(command::OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(info.ifindex)
 }
 
@@ -189,14 +195,13 @@ pub fn link_ifindex(pin: &Path) -> io::Result<u32> {
 /// `NotFound` where there is no pin, else what the kernel says.
 pub fn update_pinned_link(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     let link = open_pin(pin)?;
-    bpf(
-        command::LINK_UPDATE,
-        &mut LinkUpdateAttr {
-            link_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
-            new_prog_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
-            ..LinkUpdateAttr::default()
-        },
-    )?;
+    let mut attr = LinkUpdateAttr {
+        link_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
+        new_prog_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
+        ..LinkUpdateAttr::default()
+    };
+    // SAFETY: descriptors only.
+    unsafe { bpf(command::LINK_UPDATE, &mut attr) }?;
     Ok(())
 }
 
@@ -209,7 +214,8 @@ pub fn update_pinned_link(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()>
 pub fn detach_pinned_link(pin: &Path) -> io::Result<()> {
     let link = open_pin(pin)?;
     let mut fd = u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?;
-    bpf(command::LINK_DETACH, &mut fd)?;
+    // SAFETY: the structure of this command is one descriptor.
+    unsafe { bpf(command::LINK_DETACH, &mut fd) }?;
     Ok(())
 }
 

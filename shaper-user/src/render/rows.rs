@@ -37,7 +37,12 @@ pub fn flows(out: &mut dyn Write, flows: &model::Flows) -> io::Result<()> {
             Row {
                 cells: vec![
                     peer(flow.client, flow.client_port),
-                    format!("{}/{}", flow.local_port, flow.protocol),
+                    format!(
+                        "{}/{}{}",
+                        flow.local_port,
+                        flow.protocol,
+                        some(flow.is_only_dropped(), || "*".to_owned())
+                    ),
                     flow.rule.clone(),
                     units::rate(flow.upload.rate_bps),
                     units::rate(flow.download.rate_bps),
@@ -50,7 +55,14 @@ pub fn flows(out: &mut dyn Write, flows: &model::Flows) -> io::Result<()> {
         })
         .collect();
     write(out, &columns, &rows)?;
-    rest(out, rows.len(), flows.matched, "flows")
+    rest(out, rows.len(), flows.matched, "flows")?;
+    if flows.flows.iter().any(model::Flow::is_only_dropped) {
+        writeln!(
+            out,
+            "{DIM}* no backpressure: what is over its limit is dropped; `shaper status` says why{DIM:#}"
+        )?;
+    }
+    Ok(())
 }
 
 /// The answer to `clients` as a table.

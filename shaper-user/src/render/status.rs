@@ -51,16 +51,27 @@ pub fn status(out: &mut dyn Write, status: &model::Status) -> io::Result<()> {
         )?;
     }
     let on = |on| if on { "on" } else { "off" };
+    let adopted = status.backpressure.adopted.map_or("", |adopted| {
+        match (adopted.upload, adopted.download) {
+            (true, true) => ", connections opened before too",
+            (true, false) => ", of connections opened before upload only",
+            (false, true) => ", of connections opened before download only",
+            (false, false) => ", of connections opened before none",
+        }
+    });
     let reason = status.backpressure.reason.as_deref();
     line(
         "backpressure",
         format!(
-            "upload {}, download {}{}",
+            "upload {}, download {}{adopted}{}",
             on(status.backpressure.upload),
             on(status.backpressure.download),
             reason.map_or_else(String::new, |reason| format!(" ({reason})"))
         ),
     )?;
+    if let Some(text) = hard_limit_only(&status.hard_limit_only) {
+        line("hard limit", text)?;
+    }
     line(
         "tracked",
         format!(
@@ -91,4 +102,20 @@ pub fn status(out: &mut dyn Write, status: &model::Status) -> io::Result<()> {
         writeln!(out, "{WARNING}warning: {warning}{WARNING:#}")?;
     }
     Ok(())
+}
+
+/// What only the hard limit holds; why is the reason of `backpressure`.
+fn hard_limit_only(only: &model::HardLimitOnly) -> Option<String> {
+    let counted = |count: u64, one: &str, more: &str| {
+        (count > 0).then(|| format!("{count} {}", if count == 1 { one } else { more }))
+    };
+    let parts: Vec<_> = [
+        counted(only.upload, "TCP upload", "TCP uploads"),
+        counted(only.download, "TCP download", "TCP downloads"),
+        counted(only.udp, "UDP flow", "UDP flows"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!parts.is_empty()).then(|| format!("{} held by dropping alone", parts.join(", ")))
 }

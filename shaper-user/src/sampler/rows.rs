@@ -1,7 +1,7 @@
 //! Answers to queries: filter, order, then build the rows that are asked for.
 
 use super::rank::{Rank, order, ordinal};
-use super::{ClientState, DIRECTIONS, IDLE_AFTER, Sampler, is_live, limited};
+use super::{ClientState, DIRECTIONS, IDLE_AFTER, Sampler, backpressure, is_live, limited};
 use crate::addr;
 use crate::filter::{Filter, FilterError, Subject};
 use crate::model;
@@ -218,6 +218,7 @@ impl Sampler {
             idle_ms: self.now.saturating_sub(flow.last_seen) / NANOS_PER_MS,
             upload,
             download,
+            backpressure: backpressure(key, flow),
             haproxy: None,
         }
     }

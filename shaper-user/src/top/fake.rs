@@ -2,7 +2,8 @@
 
 use super::source::{Detail, Frame, Source, SourceError, Wanted};
 use crate::model::{
-    Backpressure, Client, Clients, Direction, Flow, Flows, Interface, Limited, Runtime, Status,
+    Backpressure, Client, Clients, Direction, Flow, FlowBackpressure, Flows, HardLimitOnly,
+    Interface, Limited, Runtime, Status,
 };
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode, Query};
 use jiff::{SignedDuration, Timestamp};
@@ -225,8 +226,11 @@ impl World {
             backpressure: Backpressure {
                 upload: false,
                 download: false,
+                window_updates: false,
+                adopted: None,
                 reason: None,
             },
+            hard_limit_only: HardLimitOnly::default(),
             flows: self.flows.len() as u64,
             clients: self.clients.len() as u64,
             counters: BTreeMap::new(),
@@ -326,6 +330,10 @@ pub fn flow(client: &str, port: u16, up: u64, down: u64) -> Flow {
         idle_ms: 120,
         upload: direction(up),
         download: direction(down),
+        backpressure: Some(FlowBackpressure {
+            upload: true,
+            download: true,
+        }),
         haproxy: None,
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use shaper_tests::bench::{conformance, isolation, proxy_cost};
 
 #[derive(Parser)]
 #[command(about = "Benchmarks: each runs what it compares side by side, in one run")]
@@ -16,11 +17,20 @@ enum Bench {
     Cost,
     /// Time to read 100,000 flows, and the daemon's work on them
     Sampling,
+    /// Goodput, loss and fairness of limits over real TCP, beside other limiters
+    Conformance(conformance::Args),
+    /// Latency of light WebSockets through HAProxy while a heavy one uploads
+    Isolation(isolation::Args),
+    /// CPU of HAProxy and the kernel for 100 throttled WebSockets
+    ProxyCost(proxy_cost::Args),
 }
 
 fn main() -> Result<()> {
     match Args::parse().bench {
         Bench::Cost => shaper_tests::bench::cost(),
         Bench::Sampling => shaper_tests::bench::sampling(),
+        Bench::Conformance(args) => conformance::run(&args),
+        Bench::Isolation(args) => isolation::run(&args),
+        Bench::ProxyCost(args) => proxy_cost::run(&args),
     }
 }

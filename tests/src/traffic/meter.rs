@@ -11,6 +11,8 @@ const WINDOWS: usize = 6_000;
 pub struct Meter {
     started: Instant,
     total: AtomicU64,
+    /// Of the first byte, in ns since `started`; 0: none yet.
+    first: AtomicU64,
     windows: Vec<AtomicU64>,
 }
 
@@ -19,6 +21,7 @@ impl Default for Meter {
         Self {
             started: Instant::now(),
             total: AtomicU64::new(0),
+            first: AtomicU64::new(0),
             windows: (0..WINDOWS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -32,7 +35,10 @@ impl Meter {
 
     /// Adds bytes that arrived now.
     pub fn add(&self, bytes: usize) {
-        self.total.fetch_add(bytes as u64, Relaxed);
+        if self.total.fetch_add(bytes as u64, Relaxed) == 0 && bytes > 0 {
+            let nanos = self.started.elapsed().as_nanos() as u64;
+            self.first.store(nanos.max(1), Relaxed);
+        }
         if let Some(window) = self.windows.get(self.window(Instant::now())) {
             window.fetch_add(bytes as u64, Relaxed);
         }
@@ -42,6 +48,15 @@ impl Meter {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total.load(Relaxed)
+    }
+
+    /// When the first byte came.
+    #[must_use]
+    pub fn first(&self) -> Option<Instant> {
+        match self.first.load(Relaxed) {
+            0 => None,
+            nanos => Some(self.started + Duration::from_nanos(nanos)),
+        }
     }
 
     /// Bits per second between two moments, cut to whole windows.

@@ -38,6 +38,68 @@ pub fn connect(
     Ok(socket.into())
 }
 
+/// A listening socket, IPv4 and IPv6; what it accepts has its congestion
+/// control.
+///
+/// # Errors
+/// When the port is taken or the congestion control unknown.
+pub fn listen(namespace: &Namespace, port: u16, congestion: &str) -> Result<Socket> {
+    namespace.enter(|| {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+        socket.set_only_v6(false)?;
+        socket.set_reuse_address(true)?;
+        socket.set_tcp_congestion(congestion.as_bytes())?;
+        socket.bind(&SockAddr::from(SocketAddr::from(([0; 16], port))))?;
+        socket.listen(256)?;
+        Ok(socket)
+    })
+}
+
+/// `TCP_INFO` of a connection (tcp(7)): times in microseconds, counts of
+/// segments as they cross the wire.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn info(stream: &TcpStream) -> Result<libc::tcp_info> {
+    // SAFETY: tcp_info is plain data, for which zero is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as u32;
+    // SAFETY: the kernel writes at most `length` bytes to the struct.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(info)
+}
+
+/// The largest rate that the socket may be paced at, in bytes per second
+/// (`SO_MAX_PACING_RATE`); [`u64::MAX`]: any.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn max_pacing_rate(stream: &TcpStream) -> Result<u64> {
+    let mut rate = 0_u64;
+    let mut length = size_of::<u64>() as u32;
+    // SAFETY: the kernel writes at most `length` bytes to the integer.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            (&raw mut rate).cast(),
+            &raw mut length,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(rate)
+}
+
 /// One side of a bulk transfer, on a thread of its own.
 #[derive(Debug)]
 pub struct Transfer {
@@ -85,6 +147,25 @@ impl Transfer {
         })
     }
 
+    /// Sends back what comes, to the end.
+    ///
+    /// # Errors
+    /// When the stream cannot be used twice.
+    pub fn echo(stream: TcpStream) -> Result<Self> {
+        stream.set_nodelay(true)?;
+        Self::start(stream, |mut stream, meter| {
+            let mut chunk = vec![0; CHUNK];
+            loop {
+                let count = stream.read(&mut chunk)?;
+                if count == 0 {
+                    return Ok(());
+                }
+                meter.add(count);
+                stream.write_all(chunk.get(..count).unwrap_or_default())?;
+            }
+        })
+    }
+
     fn start(
         stream: TcpStream,
         work: impl FnOnce(TcpStream, &Meter) -> io::Result<()> + Send + 'static,
@@ -99,6 +180,12 @@ impl Transfer {
         })
     }
 
+    /// The connection.
+    #[must_use]
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// What this side wrote or read.
     #[must_use]
     pub fn meter(&self) -> &Meter {
@@ -110,21 +197,15 @@ impl Transfer {
     /// # Errors
     /// When the kernel does not say.
     pub fn retransmits(&self) -> Result<u32> {
-        // SAFETY: tcp_info is plain data, for which zero is valid.
-        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-        let mut length = size_of::<libc::tcp_info>() as u32;
-        // SAFETY: the kernel writes at most `length` bytes to the struct.
-        let result = unsafe {
-            libc::getsockopt(
-                self.stream.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                (&raw mut info).cast(),
-                &raw mut length,
-            )
-        };
-        nix::errno::Errno::result(result)?;
-        Ok(info.tcpi_total_retrans)
+        Ok(self.info()?.tcpi_total_retrans)
+    }
+
+    /// `TCP_INFO` of this side.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn info(&self) -> Result<libc::tcp_info> {
+        info(&self.stream)
     }
 
     /// Whether it still goes on.
@@ -177,6 +258,8 @@ pub enum Role {
     Sink,
     /// Writes so many bytes, or without end.
     Source(Option<u64>),
+    /// Sends back what comes.
+    Echo,
 }
 
 type Accepted = Arc<Mutex<HashMap<SocketAddr, Transfer>>>;
@@ -195,16 +278,7 @@ impl Server {
     /// # Errors
     /// When the port is taken or the congestion control unknown.
     pub fn start(namespace: &Namespace, port: u16, role: Role, congestion: &str) -> Result<Self> {
-        let listener = namespace.enter(|| {
-            let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
-            socket.set_only_v6(false)?;
-            socket.set_reuse_address(true)?;
-            socket.set_tcp_congestion(congestion.as_bytes())?;
-            socket.bind(&SockAddr::from(SocketAddr::from(([0; 16], port))))?;
-            socket.listen(256)?;
-            Ok(socket)
-        })?;
-        let listener = Arc::new(listener);
+        let listener = Arc::new(listen(namespace, port, congestion)?);
         let accepted = Accepted::default();
         let (socket, transfers) = (listener.clone(), accepted.clone());
         let thread = thread::spawn(move || {
@@ -216,6 +290,7 @@ impl Server {
                 let transfer = match role {
                     Role::Sink => Transfer::receive(stream.into()),
                     Role::Source(total) => Transfer::send(stream.into(), total),
+                    Role::Echo => Transfer::echo(stream.into()),
                 };
                 if let Ok(transfer) = transfer {
                     transfers
@@ -237,6 +312,26 @@ impl Server {
     /// # Errors
     /// When it was not accepted within five seconds.
     pub fn accepted(&self, client: &TcpStream) -> Result<Arc<Meter>> {
+        self.side(client, |transfer| Ok(transfer.meter.clone()))
+    }
+
+    /// `TCP_INFO` of the server's side of a client's connection.
+    ///
+    /// # Errors
+    /// As [`Server::accepted`], or when the kernel does not say.
+    pub fn info(&self, client: &TcpStream) -> Result<libc::tcp_info> {
+        self.side(client, Transfer::info)
+    }
+
+    /// [`max_pacing_rate`] of the server's side of a client's connection.
+    ///
+    /// # Errors
+    /// As [`Server::accepted`], or when the kernel does not say.
+    pub fn max_pacing_rate(&self, client: &TcpStream) -> Result<u64> {
+        self.side(client, |transfer| max_pacing_rate(&transfer.stream))
+    }
+
+    fn side<T>(&self, client: &TcpStream, ask: impl Fn(&Transfer) -> Result<T>) -> Result<T> {
         let local = client.local_addr()?;
         let local = SocketAddr::new(local.ip(), local.port());
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -247,7 +342,7 @@ impl Server {
                 .unwrap_or_else(PoisonError::into_inner)
                 .get(&local)
             {
-                return Ok(transfer.meter.clone());
+                return ask(transfer);
             }
             if Instant::now() > deadline {
                 bail!("the connection of {local} was not accepted");

@@ -17,7 +17,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 /// A connection to the proxy from one of the client namespace's addresses.
-fn connect(lab: &Lab, source: IpAddr, congestion: &str) -> Result<(std::net::TcpStream, String)> {
+pub(crate) fn connect(
+    lab: &Lab,
+    source: IpAddr,
+    congestion: &str,
+) -> Result<(std::net::TcpStream, String)> {
     let proxy = if source.is_ipv4() { PROXY_V4 } else { PROXY_V6 };
     let to = SocketAddr::new(proxy, PORT);
     let stream = tcp::connect(&lab.client, source, to, congestion, Duration::from_secs(5))?;
@@ -26,7 +30,10 @@ fn connect(lab: &Lab, source: IpAddr, congestion: &str) -> Result<(std::net::Tcp
     Ok((stream, format!("ws://{to}")))
 }
 
-async fn open(stream: std::net::TcpStream, url: String) -> Result<WebSocketStream<TcpStream>> {
+pub(crate) async fn open(
+    stream: std::net::TcpStream,
+    url: String,
+) -> Result<WebSocketStream<TcpStream>> {
     let stream = TcpStream::from_std(stream)?;
     let (socket, _) = tokio_tungstenite::client_async(url, stream)
         .await

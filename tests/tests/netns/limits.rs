@@ -45,7 +45,7 @@ fn both() -> Result<()> {
     let held = row(&clients, client_v4(0)).is_some_and(|row| {
         row.upload.limit_bps == Some(8_000_000)
             && row.upload.limited_ms > 0
-            && row.upload.traffic.dropped_packets > 0
+            && row.upload.traffic.dropped_packets == 0
     });
     ensure!(held, "{clients:?}");
     Ok(())

@@ -4,11 +4,14 @@
 //! another binary than the one that cargo built.
 
 mod attach;
+mod backpressure;
 mod connections;
 mod counting;
 mod interfaces;
+mod letting_go;
 mod lifecycle;
 mod limits;
+mod rude;
 mod runtime;
 mod shield;
 mod tools;
@@ -30,6 +33,9 @@ fn main() {
         attach::TESTS,
         counting::TESTS,
         limits::TESTS,
+        backpressure::TESTS,
+        letting_go::TESTS,
+        rude::TESTS,
         runtime::TESTS,
         interfaces::TESTS,
         shield::TESTS,

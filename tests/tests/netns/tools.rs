@@ -23,14 +23,14 @@ pub fn proxy_of(client: IpAddr) -> IpAddr {
 /// A sink and a source on the watched ports.
 pub struct Servers {
     pub sink: Server,
-    _source: Server,
+    pub source: Server,
 }
 
 impl Servers {
     pub fn start(lab: &Lab, source_bytes: Option<u64>) -> Result<Self> {
         Ok(Self {
             sink: Server::start(&lab.proxy, PORT, Role::Sink, "cubic")?,
-            _source: Server::start(&lab.proxy, SOURCE_PORT, Role::Source(source_bytes), "cubic")?,
+            source: Server::start(&lab.proxy, SOURCE_PORT, Role::Source(source_bytes), "cubic")?,
         })
     }
 }
@@ -50,8 +50,28 @@ pub struct Bulk {
 
 impl Bulk {
     pub fn upload(lab: &Lab, servers: &Servers, client: IpAddr) -> Result<Self> {
-        let stream = open(lab, client, PORT, 5 * SECOND)?;
-        let arrived = Some(servers.sink.accepted(&stream)?);
+        Self::upload_by(lab, servers, client, "cubic")
+    }
+
+    pub fn upload_by(
+        lab: &Lab,
+        servers: &Servers,
+        client: IpAddr,
+        congestion: &str,
+    ) -> Result<Self> {
+        Self::upload_to(lab, &servers.sink, client, PORT, congestion)
+    }
+
+    pub fn upload_to(
+        lab: &Lab,
+        sink: &Server,
+        client: IpAddr,
+        port: u16,
+        congestion: &str,
+    ) -> Result<Self> {
+        let to = SocketAddr::new(proxy_of(client), port);
+        let stream = connect(&lab.client, client, to, congestion, 5 * SECOND)?;
+        let arrived = Some(sink.accepted(&stream)?);
         Ok(Self {
             transfer: Transfer::send(stream, None)?,
             arrived,
@@ -90,11 +110,16 @@ fn overhead(client: IpAddr) -> f64 {
     }
 }
 
-/// A policed flow's rate: what the demo promises.
+/// A limited flow's rate: what the demo promises.
 pub fn ensure_held(what: &str, rate: f64, limit: f64) -> Result<()> {
+    between(what, rate, limit, 0.85, 1.02)
+}
+
+/// A rate as a share of its limit.
+pub fn between(what: &str, rate: f64, limit: f64, least: f64, most: f64) -> Result<()> {
     let share = rate / limit;
     ensure!(
-        (0.85..=1.02).contains(&share),
+        (least..=most).contains(&share),
         "{what}: {:.2} Mbit/s is {:.1} % of the limit",
         rate / 1e6,
         share * 100.0

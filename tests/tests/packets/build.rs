@@ -45,6 +45,8 @@ pub struct Form {
     /// From this host to the client.
     pub reply: bool,
     pub payload: usize,
+    /// TCP acknowledgement number.
+    pub ack: u32,
     pub client: IpAddr,
     pub client_port: u16,
     pub port: u16,
@@ -69,6 +71,7 @@ impl Form {
             flags: Flags::Data,
             reply: false,
             payload: 1000,
+            ack: 0,
             client: CLIENT_V4,
             client_port: CLIENT_PORT,
             port: PORT,
@@ -180,6 +183,7 @@ impl Form {
             return packet;
         }
         let mut tcp = TcpHeader::new(source, destination, 1, 65_535);
+        tcp.acknowledgment_number = self.ack;
         tcp.ack = self.flags != Flags::Syn;
         tcp.syn = matches!(self.flags, Flags::Syn | Flags::SynAck);
         tcp.fin = self.flags == Flags::Fin;

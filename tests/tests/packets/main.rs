@@ -11,6 +11,7 @@ mod limits;
 mod parsing;
 mod shield;
 mod switch;
+mod window;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -25,15 +26,21 @@ fn main() {
     if !root {
         eprintln!("NOT RUN: loading kernel programs needs root; every packet test is skipped");
     }
-    let trials = [parsing::TESTS, limits::TESTS, shield::TESTS, switch::TESTS]
-        .concat()
-        .into_iter()
-        .map(|(name, test)| {
-            Trial::test(name, move || {
-                test().map_err(|e| Failed::from(format!("{e:?}")))
-            })
-            .with_ignored_flag(!root)
+    let trials = [
+        parsing::TESTS,
+        limits::TESTS,
+        shield::TESTS,
+        switch::TESTS,
+        window::TESTS,
+    ]
+    .concat()
+    .into_iter()
+    .map(|(name, test)| {
+        Trial::test(name, move || {
+            test().map_err(|e| Failed::from(format!("{e:?}")))
         })
-        .collect();
+        .with_ignored_flag(!root)
+    })
+    .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

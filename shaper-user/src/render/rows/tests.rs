@@ -109,6 +109,10 @@ fn flows_of_both_families() {
         idle_ms: 10,
         upload: traffic(12_345_678, 1_230_000),
         download: traffic(1_000, 100),
+        backpressure: Some(model::FlowBackpressure {
+            upload: true,
+            download: true,
+        }),
         haproxy: None,
     };
     let mut answer = model::Flows {
@@ -123,8 +127,13 @@ fn flows_of_both_families() {
         "{text}"
     );
     assert!(!text.contains("DROPPED"), "only where something was");
+    assert!(!text.contains('*'), "{text}");
     answer.flows.push(flow("2001:db8:1:2:3:4:5:6", 52482));
     answer.flows[0].upload.dropped_bytes = 1_500;
+    answer.flows[0].backpressure = Some(model::FlowBackpressure {
+        upload: true,
+        download: false,
+    });
     insta::assert_snapshot!("flows", plain(|out| flows(out, &answer)));
     answer.flows.clear();
     answer.matched = 0;

@@ -60,11 +60,12 @@ pub fn flow(
     match at.column.what {
         What::Client => Line::raw(fit(&key.client.to_string(), width)),
         What::Local => {
-            let whole = format!("{}/{}", key.local, key.protocol);
+            let mark = if row.is_only_dropped() { "!" } else { "" };
+            let whole = format!("{}/{}{mark}", key.local, key.protocol);
             if whole.len() <= width {
                 Line::raw(whole)
             } else {
-                Line::raw(format!("{}/{}", key.local.port(), key.protocol))
+                Line::raw(format!("{}/{}{mark}", key.local.port(), key.protocol))
             }
         }
         What::Rule => Line::raw(fit(&row.rule, width)),

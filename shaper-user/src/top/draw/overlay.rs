@@ -39,7 +39,8 @@ q Ctrl-C        quit
 
 LIMIT           of the direction nearest to it; * set at runtime
 HELD held 12s   held by its limit now, 12 s in all; 12s: was held
-     over 12s   the same while only observing: nothing is held";
+     over 12s   the same while only observing: nothing is held
+tcp!            no backpressure: over its limit it is dropped";
 
 /// The last line. Answers where the cursor is while the filter is typed.
 pub fn footer(buf: &mut Buffer, area: Rect, app: &App, theme: Theme) -> Option<Position> {

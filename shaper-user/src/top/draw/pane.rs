@@ -237,7 +237,8 @@ fn flow_line(flow: &Flow, theme: Theme) -> Line<'static> {
         n => units::bytes(n),
     };
     let local = std::net::SocketAddr::new(flow.local, flow.local_port);
-    let to = super::cells::fit(&format!("→ {local}/{}", flow.protocol), 24);
+    let mark = if flow.is_only_dropped() { "!" } else { "" };
+    let to = super::cells::fit(&format!("→ {local}/{}{mark}", flow.protocol), 24);
     Line::from(vec![
         Span::raw(format!("{:>9} {to:<24} ", format!(":{}", flow.client_port))),
         Span::styled(

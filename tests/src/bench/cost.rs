@@ -1,25 +1,14 @@
-//! The benchmarks.
+//! `cost`: time of the TC programs for one packet.
 
+use super::{CLIENT_V4, CLIENT_V6, LOCAL_V4, LOCAL_V6, ROUNDS, summary};
 use crate::empty;
 use crate::testbed::{Hook, Testbed, key, policy};
-use anyhow::{Context, Result, ensure};
-use jiff::Timestamp;
+use anyhow::Result;
 use shaper_common::bucket::Limit;
 use shaper_common::class::Class;
 use shaper_common::key::TCP;
-use shaper_user::protocol::Query;
-use shaper_user::sampler::Sampler;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 const REPEAT: u32 = 1_000_000;
-const ROUNDS: usize = 9;
-
-const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 0, 0, 0, 7);
 const CLIENT_PORT: u16 = 50_000;
 const PAYLOAD: usize = 1400;
 
@@ -45,12 +34,6 @@ fn segment(v6: bool, port: u16) -> Vec<u8> {
     packet.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
     packet.resize(packet.len() + PAYLOAD, 0);
     packet
-}
-
-/// Median, and the smallest.
-fn summary(times: &mut [Duration]) -> (u128, u128) {
-    times.sort_unstable();
-    (times[times.len() / 2].as_nanos(), times[0].as_nanos())
 }
 
 /// What a packet costs, beside an empty program, each case in turn in every
@@ -125,70 +108,4 @@ pub fn cost() -> Result<()> {
         );
     }
     Ok(())
-}
-
-const FLOWS: u32 = 100_000;
-
-/// Reading 100,000 flows, and making rows of them.
-///
-/// # Errors
-/// When the kernel refuses something.
-pub fn sampling() -> Result<()> {
-    let compiled = policy(Class::default(), &[]);
-    let mut bed = Testbed::new(&compiled)?;
-    for n in 0..FLOWS {
-        // Twenty thousand clients with five flows each.
-        let client: IpAddr = Ipv4Addr::from(0x0a00_0000 + n / 5).into();
-        let port = u16::try_from(10_000 + n % 5).context("port")?;
-        bed.open(key(client, port, LOCAL_V4.into(), TCP))?;
-    }
-    let mut sampler = Sampler::new(Arc::new(compiled), bed.maps.generation()?, Timestamp::now());
-    let query = Query {
-        limit: Some(50),
-        ..Query::default()
-    };
-    let (mut read, mut work) = (Vec::new(), Vec::new());
-    let cpu = cpu_time()?;
-    for _ in 0..ROUNDS {
-        let began = Instant::now();
-        let sample = bed.sample()?;
-        read.push(began.elapsed());
-        ensure!(
-            sample.flows.len() == FLOWS as usize,
-            "{} flows",
-            sample.flows.len()
-        );
-        let began = Instant::now();
-        sampler.observe(sample, Timestamp::now());
-        sampler.flows(&query)?;
-        sampler.clients(&query, &[])?;
-        work.push(began.elapsed());
-    }
-    let cpu = (cpu_time()? - cpu) / u32::try_from(ROUNDS)?;
-    let row = |name: &str, times: &mut Vec<Duration>| {
-        let (median, smallest) = summary(times);
-        println!(
-            "{name:50} {:>8.1} {:>8.1}",
-            median as f64 / 1e6,
-            smallest as f64 / 1e6
-        );
-    };
-    println!("ms, {FLOWS} flows of 20,000 clients, {ROUNDS} rounds");
-    println!("{:50} {:>8} {:>8}", "", "median", "smallest");
-    row("reading all maps in batches", &mut read);
-    row("rates, and the 50 heaviest clients and flows", &mut work);
-    println!(
-        "{:50} {:>8.1} % of one core at one sample a second",
-        "CPU of both",
-        cpu.as_secs_f64() * 100.0
-    );
-    Ok(())
-}
-
-fn cpu_time() -> Result<Duration> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
-    Ok(Duration::new(
-        u64::try_from(now.tv_sec())?,
-        u32::try_from(now.tv_nsec())?,
-    ))
 }

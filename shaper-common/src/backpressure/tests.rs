@@ -1,0 +1,190 @@
+use super::*;
+use proptest::prelude::*;
+
+const MBIT: u64 = 1_000_000;
+
+/// 100 ms of the rate, at least 64 KiB: the policy's default.
+pub(super) fn limit(bps: u64) -> Limit {
+    Limit::new(bps, (bps / 80).max(65_536))
+}
+
+fn offer(srtt_ms: u64, debt_ms: u64, active: u64) -> Offer {
+    Offer {
+        srtt: srtt_ms * MILLI,
+        debt: debt_ms * MILLI,
+        active,
+        segment: SEGMENT,
+        granule: 128,
+        ..Offer::default()
+    }
+}
+
+#[test]
+fn the_window_is_what_the_share_has_earned() {
+    let limit = limit(8 * MBIT);
+    // 100 ms of burst and 1.5 round trips, less the debt: 30 ms at 1 MB/s.
+    let offered = window(&limit, &offer(20, 100, 1));
+    assert_eq!(
+        offered,
+        Offered {
+            window: 29_952,
+            wait: 0
+        }
+    );
+    let offered = window(&limit, &offer(20, 100, 4));
+    assert_eq!(
+        offered,
+        Offered {
+            window: 7_424,
+            wait: 0
+        }
+    );
+}
+
+#[test]
+fn a_small_rate_goes_on_by_a_segment_a_round_trip() {
+    let limit = limit(MBIT);
+    let target = limit.tau / MILLI + 150;
+    let offered = window(&limit, &offer(100, target, 1));
+    assert_eq!(
+        offered,
+        Offered {
+            window: 1_536,
+            wait: 0
+        }
+    );
+}
+
+#[test]
+fn on_a_short_path_the_sender_stops_and_is_told() {
+    let limit = limit(8 * MBIT);
+    let offered = window(&limit, &offer(0, 100, 1));
+    assert_eq!(
+        offered,
+        Offered {
+            window: 1_408,
+            wait: STEP
+        }
+    );
+    // The granule is larger than a segment: closed, and told all the same.
+    let wide = Offer {
+        granule: 2048,
+        ..offer(0, 100, 1)
+    };
+    assert_eq!(
+        window(&limit, &wide),
+        Offered {
+            window: 0,
+            wait: STEP
+        }
+    );
+}
+
+#[test]
+fn a_light_flow_goes_before_the_heavy_ones() {
+    let limit = limit(8 * MBIT);
+    let heavy = offer(2, 120, 1);
+    let light = Offer {
+        light: true,
+        ..heavy
+    };
+    assert!(window(&limit, &heavy).wait > 0);
+    let offered = window(&limit, &light);
+    assert_eq!(offered.wait, 0);
+    assert!(
+        (3 * 1448..=4 * 1448).contains(&offered.window),
+        "{offered:?}"
+    );
+    // But not without end.
+    let offered = window(
+        &limit,
+        &Offer {
+            debt: 230 * MILLI,
+            ..light
+        },
+    );
+    assert!(offered.wait > 0);
+}
+
+#[test]
+fn who_is_behind_goes_before_who_is_ahead() {
+    let limit = limit(8 * MBIT);
+    let at = |used| {
+        let offer = Offer {
+            used: used * MILLI,
+            elapsed: 500 * MILLI,
+            ..offer(2, 150, 4)
+        };
+        window(&limit, &offer)
+    };
+    assert!(at(250).wait > at(125).wait);
+    assert!(at(125).wait > at(50).wait);
+}
+
+#[test]
+fn the_hard_limit_leaves_room_for_round_trips_of_200_ms() {
+    for bps in [MBIT, 8 * MBIT, 500 * MBIT] {
+        let limit = limit(bps);
+        let within = hard(&limit, Leeway::Window).tau;
+        // Twice what the law offers, and what light flows may be ahead.
+        assert!(within >= limit.tau + 2 * 300 * MILLI + LIGHT);
+        assert_eq!(hard(&limit, Leeway::None), limit);
+        assert_eq!(hard(&limit, Leeway::Any).tau, u64::MAX);
+    }
+}
+
+#[test]
+fn the_first_window_is_smaller_for_a_client_in_debt() {
+    let limit_8 = limit(8 * MBIT);
+    assert_eq!(initial_window(&limit_8, 0), 12_500);
+    assert_eq!(initial_window(&limit_8, 60 * MILLI), 5_792);
+    assert_eq!(initial_window(&limit(MBIT), 0), 8_192);
+    assert_eq!(initial_window(&limit(50 * MBIT), 0), 14_480);
+    assert_eq!(initial_window(&Limit::NONE, u64::MAX), 14_480);
+}
+
+#[test]
+fn pacing_is_exact_at_the_target_and_bends_around_it() {
+    let limit = limit(8 * MBIT);
+    let exact = pacing_rate(&limit, 100 * MILLI, 1, 1448, 52);
+    assert!((964_000..=965_400).contains(&exact), "{exact}");
+    assert_eq!(pacing_rate(&limit, 0, 1, 1448, 52), 2 * exact);
+    assert_eq!(pacing_rate(&limit, 1 << 40, 1, 1448, 52), exact / 8);
+    assert_eq!(pacing_rate(&limit, 100 * MILLI, 4, 1448, 52), exact / 4);
+}
+
+proptest! {
+    #[test]
+    fn any_offer_is_a_multiple_of_the_granule_and_falls_with_the_debt(
+        bps in 1_000_u64..400_000_000_000,
+        srtt in 0_u64..2_000_000_000,
+        debt in 0_u64..20_000_000_000,
+        more in 0_u64..1_000_000_000,
+        active in 1_u64..4096,
+        scale in 0_u32..15,
+        segment in 536_u32..9_000,
+        light: bool,
+    ) {
+        let limit = limit(bps);
+        let offer = Offer { srtt, debt, active, segment, granule: 1 << scale, light, ..Offer::default() };
+        let less = window(&limit, &offer);
+        let offered = window(&limit, &Offer { debt: debt + more, ..offer });
+        prop_assert_eq!(less.window % (1 << scale), 0);
+        prop_assert!(offered.window <= less.window, "{:?} {:?}", less, offered);
+        prop_assert!(less.wait <= offered.wait);
+        // A sender that can't go on by itself is always told.
+        prop_assert!(less.window >= u64::from(segment) || less.wait > 0);
+    }
+
+    #[test]
+    fn any_pacing_rate_is_between_an_eighth_and_twice_the_share(
+        bps in 1_000_u64..400_000_000_000,
+        debt in 0_u64..20_000_000_000,
+        active in 1_u64..4096,
+    ) {
+        let limit = limit(bps);
+        let rate = pacing_rate(&limit, debt, active, 1448, 52);
+        prop_assert!(rate <= bps / 8 * 2 / active + 1);
+        prop_assert!(rate >= (bps / 8 / active / 9).saturating_sub(1500));
+    }
+}
