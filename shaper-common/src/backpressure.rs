@@ -220,50 +220,91 @@ const fn earned(limit: &Limit, offer: &Offer, target: u64) -> u64 {
     if ahead < few { ahead } else { few }
 }
 
-/// The pacing rate of a flow in bytes of payload per second. `headers` are those
-/// of a segment from the IP header on.
+/// What is known of a flow when its pacing is set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Burst {
+    /// Debt of the bucket in ns.
+    pub debt: u64,
+    /// Flows among which the limit is shared.
+    pub active: u64,
+    /// Payload of a full segment.
+    pub segment: u32,
+    /// Headers of a segment from the IP header on.
+    pub headers: u32,
+    /// Payload that is being sent, all segments together; 0: nothing is.
+    pub payload: u32,
+}
+
+/// The pacing rate of a flow in bytes of payload per second.
+///
+/// What is sent is paid for by waiting, at the rate of that moment, however soon
+/// it changes: so it is set anew for every send, and as exact as what is sent is
+/// large (64 KiB at once where the round trip is short). The wait is the flow's
+/// share of what the send cost, less what the bucket has to spare after it or
+/// more what it owes. In between the rate may be the highest that a send is ever
+/// given, because the kernel raises its own only when an acknowledgement comes.
 #[inline(always)]
 #[must_use]
-pub const fn pacing_rate(limit: &Limit, debt: u64, active: u64, segment: u32, headers: u32) -> u64 {
-    const SPAN: u64 = 100 * MILLI;
-    const ONE: u64 = 256;
+pub const fn pacing_rate(limit: &Limit, burst: &Burst) -> u64 {
+    /// The most that is paid back at once, beside what the send cost.
+    const BACK: u64 = 500 * MILLI;
+    /// How late a timer may be: the bucket must not run full meanwhile.
+    const LATE: u64 = 20 * MILLI;
+    let segment = burst.segment as u64;
+    let payload = if burst.payload > 0 {
+        burst.payload as u64
+    } else {
+        segment
+    };
+    // Zero is tested for where it is divided by: the kernel insists.
+    let segments = match segment {
+        0 => 1,
+        segment => payload.div_ceil(segment),
+    };
+    let cost = limit.cost(payload + segments * burst.headers as u64);
+    let debt = burst.debt + cost;
     let target = target(limit);
-    let factor = if debt < target {
-        let spare = target - debt;
-        ONE + if spare < SPAN {
-            spare * ONE / SPAN
-        } else {
-            ONE
-        }
+    let target = if cost + LATE > target {
+        cost + LATE
     } else {
-        let over = debt - target;
-        if over < SPAN {
-            ONE - over * ONE / SPAN
-        } else {
-            0
-        }
+        target
     };
-    let rate = bytes(limit, NANOS_PER_SEC);
-    let whole = segment as u64 + headers as u64;
-    if whole == 0 {
-        return rate;
+    let cost = cost * burst.active;
+    let wait = if burst.payload == 0 {
+        cost / 2
+    } else if debt < target {
+        cost - min(target - debt, cost / 2)
+    } else {
+        let most = min(7 * cost, if cost > BACK { cost } else { BACK });
+        cost + min(debt - target, most)
+    };
+    payload * NANOS_PER_SEC / if wait > 0 { wait } else { 1 }
+}
+
+/// How many segments a paced flow may have in flight; 0: as many as it likes.
+///
+/// Where the round trip is short, the kernel sends up to 64 KiB at once at any
+/// pacing rate (`tcp_tso_autosize`), and up to half of what may be in flight
+/// (`tcp_cwnd_test`). So a share that 64 KiB take long to pay for has its flight
+/// bounded, to what it may send in 50 ms: longer than an acknowledgement is
+/// delayed. A power of two, so that it seldom changes.
+#[inline(always)]
+#[must_use]
+pub const fn in_flight(limit: &Limit, srtt: u64, active: u64, segment: u32) -> u32 {
+    /// Of longer round trips, what the kernel adds is a few segments.
+    const SHORT: u64 = 4 * MILLI;
+    const LEAST: u64 = 4;
+    /// Two times 64 KiB.
+    const MOST: u64 = 90;
+    if srtt > SHORT || segment == 0 {
+        return 0;
     }
-    let payload = if rate < MAX_HEADROOM {
-        rate * segment as u64 / whole
-    } else {
-        rate / whole * segment as u64
-    };
-    let even = share(payload, active);
-    // Each segment is paid for at the rate of its time, however soon that rises
-    // again. So it is never less than half a share, and an eighth of the whole
-    // while it is not known how many there are. The kernel sends two segments at
-    // least: half a second for both, and a raised limit is felt within a second.
-    // Only a limit below that is slower.
-    let floor = min(payload / 8, even / 2);
-    let felt = min(even * 7 / 8, 4 * segment as u64);
-    let least = if floor > felt { floor } else { felt };
-    let rate = even * factor / ONE;
-    if rate > least { rate } else { least }
+    let segments = share(bytes(limit, 50 * MILLI), active) / segment as u64;
+    if segments > MOST {
+        return 0;
+    }
+    let segments = if segments < LEAST { LEAST } else { segments };
+    (segments as u32).next_power_of_two()
 }
 
 #[inline(always)]

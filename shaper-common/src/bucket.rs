@@ -53,6 +53,17 @@ impl Limit {
         Self { interval, tau }
     }
 
+    /// The slower of two limits; one that is unset is none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tighter(self, other: Self) -> Self {
+        if self.interval > other.interval {
+            self
+        } else {
+            other
+        }
+    }
+
     /// `events` in `per_nanos` nanoseconds, with one event as the unit that is
     /// charged, and a burst of `burst` events.
     #[must_use]

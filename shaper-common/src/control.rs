@@ -3,6 +3,7 @@
 //! opens, closes or forgets is the same code, with the same atomics, that the
 //! sockets' own events run.
 
+use crate::bucket::Limit;
 use crate::key::FlowKey;
 
 /// What to do.
@@ -19,6 +20,9 @@ pub mod op {
     /// Set the number of connections of the client `key.client` to
     /// [`super::Control::value`].
     pub const COUNT: u32 = 4;
+    /// Limit one connection to [`super::Control::limits`], beside what its client
+    /// is held to.
+    pub const LIMIT: u32 = 5;
 }
 
 /// The program did what was asked.
@@ -39,6 +43,8 @@ pub struct Control {
     pub value: u64,
     /// The flow, or in `key.client` the client.
     pub key: FlowKey,
+    /// For [`op::LIMIT`], by direction; unset: none.
+    pub limits: [Limit; 2],
 }
 
-const _: () = assert!(size_of::<Control>() == 72);
+const _: () = assert!(size_of::<Control>() == 104);

@@ -1,5 +1,7 @@
 //! What is kept per flow and per client.
 
+use crate::bucket::Limit;
+
 /// Client to this host.
 pub const UPLOAD: u32 = 0;
 /// This host to the client.
@@ -41,6 +43,17 @@ pub struct Traffic {
     pub dropped_packets: u64,
 }
 
+impl Traffic {
+    /// A full bucket that nothing has passed.
+    pub const NEW: Self = Self {
+        tat: 0,
+        bytes: 0,
+        packets: 0,
+        dropped_bytes: 0,
+        dropped_packets: 0,
+    };
+}
+
 /// A connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +79,31 @@ pub struct Flow {
     /// Smoothed round trip in eighths of a microsecond, as the socket last said.
     pub srtt: u32,
     /// Payload of a full segment, as the socket last said; 0: not known.
-    pub segment: u32,
+    pub segment: u16,
+    /// Segments that the socket may have in flight, as it was last told; 0: it
+    /// was not, or may have any number.
+    pub in_flight: u16,
+    /// Limits of this flow alone beside those of its class, as the daemon last
+    /// set them. Indexed by [`UPLOAD`] and [`DOWNLOAD`].
+    pub own: [Limit; 2],
+}
+
+impl Flow {
+    /// Nothing has passed, and nothing is known.
+    pub const NEW: Self = Self {
+        traffic: [Traffic::NEW; 2],
+        created: 0,
+        last_seen: 0,
+        flags: 0,
+        generation: 0,
+        share: [0; 2],
+        edge: 0,
+        honoured: 0,
+        srtt: 0,
+        segment: 0,
+        in_flight: 0,
+        own: [Limit::NONE; 2],
+    };
 }
 
 /// A remote host.
@@ -96,7 +133,7 @@ pub struct Client {
 }
 
 const _: () = assert!(size_of::<Traffic>() == 40);
-const _: () = assert!(size_of::<Flow>() == 136);
+const _: () = assert!(size_of::<Flow>() == 168);
 const _: () = assert!(size_of::<Client>() == 128);
 const _: () = assert!(core::mem::offset_of!(Client, class) % 8 == 0);
 const _: () =

@@ -3,6 +3,10 @@
 
 use crate::atomic::{clear_bits, set_bits};
 use crate::maps::FLOWS;
+use crate::options::{
+    ANY, SO_MAX_PACING_RATE, SOL_SOCKET, SOL_TCP, TCP_BPF_SNDCWND_CLAMP, TCP_BPF_SOCK_OPS_CB_FLAGS,
+    UNPACED,
+};
 use crate::policy::Policy;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG,
@@ -14,11 +18,6 @@ use shaper_common::key::{Addr, FlowKey, TCP, map_v4};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-const SOL_SOCKET: i32 = 1;
-const SO_MAX_PACING_RATE: i32 = 47;
-const SOL_TCP: i32 = 6;
-/// Linux 6.12.
-const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
 /// The callbacks that are ours.
 const CALLBACKS: u32 =
     BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
@@ -140,7 +139,12 @@ pub fn release(visit: *mut Visit) {
     if unsafe { core::ptr::read_volatile(&raw const (*flow).flags) } & FLOW_PACED == 0 {
         return;
     }
-    if set(socket, SOL_SOCKET, SO_MAX_PACING_RATE, u32::MAX) {
+    // SAFETY: a live map value; `sock_ops` leaves this socket alone.
+    if unsafe { (*flow).in_flight } != 0 && set(socket, SOL_TCP, TCP_BPF_SNDCWND_CLAMP, ANY) {
+        // SAFETY: as above.
+        unsafe { (*flow).in_flight = 0 };
+    }
+    if set(socket, SOL_SOCKET, SO_MAX_PACING_RATE, UNPACED) {
         // SAFETY: a live map value, an aligned word.
         unsafe { clear_bits(&raw mut (*flow).flags, FLOW_PACED) };
     }

@@ -27,9 +27,15 @@ pub fn find(key: &ClientKey) -> Option<*mut Client> {
 /// older. What UDP already owed and counted comes along.
 #[inline(always)]
 pub fn of_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
-    if let Some(client) = CLIENTS.get_ptr_mut(key) {
-        return Some(client);
+    match CLIENTS.get_ptr_mut(key) {
+        Some(client) => Some(client),
+        None => make_tcp(policy, key, now, again),
     }
+}
+
+/// A function of its own for the stack's sake.
+#[inline(never)]
+fn make_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
     let mut fresh = match UDP_CLIENTS.get_ptr_mut(key) {
         // SAFETY: a live map value; the copy may tear between its words, which
         // are independent counters.
@@ -54,9 +60,15 @@ pub fn of_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<
 /// The client of a UDP flow, made in the bounded LRU where it is missing.
 #[inline(always)]
 pub fn of_udp(policy: Policy, key: &ClientKey, now: u64) -> Option<*mut Client> {
-    if let Some(client) = find(key) {
-        return Some(client);
+    match find(key) {
+        Some(client) => Some(client),
+        None => make_udp(policy, key, now),
     }
+}
+
+/// See [`make_tcp`].
+#[inline(never)]
+fn make_udp(policy: Policy, key: &ClientKey, now: u64) -> Option<*mut Client> {
     let mut fresh = Client::default();
     prepare(&mut fresh, policy, key, now);
     let _ = UDP_CLIENTS.insert(key, &fresh, BPF_NOEXIST.into());

@@ -1,6 +1,6 @@
 //! What the daemon asks the kernel to do; see [`shaper_common::control`].
 
-use crate::atomic::set_bits;
+use crate::atomic::{MapWord, clear_bits, set_bits};
 use crate::client::{self, owes};
 use crate::maps::{CLIENTS, FLOWS, UDP_CLIENTS, UDP_FLOWS};
 use crate::policy::Policy;
@@ -8,8 +8,12 @@ use crate::report::count;
 use crate::{packet, sockets};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
+use shaper_common::backpressure::{Leeway, hard};
+use shaper_common::bucket::{self, Limit};
 use shaper_common::control::{DONE, op};
-use shaper_common::flow::{FLOW_ADOPTED, FLOW_SCALE_SHIFT, FLOW_WINDOW};
+use shaper_common::flow::{
+    DOWNLOAD, FLOW_ADOPTED, FLOW_EDGE, FLOW_SCALE_SHIFT, FLOW_WINDOW, Flow, UPLOAD,
+};
 use shaper_common::key::{ClientKey, FlowKey, UDP};
 use shaper_common::stats::Stat;
 
@@ -41,6 +45,10 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
     let settings = policy.settings()?;
     match op {
         op::COUNT => Some(connections(policy, &client, value as u32)),
+        op::LIMIT => {
+            let limits = request.0.limits;
+            Some(limit(&key, limits))
+        }
         op::ADOPT => {
             let window = window_flags(value);
             let opened = sockets::open(policy, settings, &key, FLOW_ADOPTED | window);
@@ -72,6 +80,35 @@ fn learn(key: &FlowKey, window: u32) -> bool {
     unsafe {
         let known = core::ptr::read_volatile(&raw const (*flow).flags) & FLOW_WINDOW != 0;
         !known && window != 0 && set_bits(&raw mut (*flow).flags, window)
+    }
+}
+
+/// Limits one connection.
+#[inline(always)]
+fn limit(key: &FlowKey, [upload, download]: [Limit; 2]) -> bool {
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    own::<{ UPLOAD as usize }>(flow, &upload, now);
+    own::<{ DOWNLOAD as usize }>(flow, &download, now);
+    true
+}
+
+/// What was owed under a much slower limit is not held against the flow. What is
+/// under way within its window is: limits may change every second. A much slower
+/// one takes a window back that was offered before, as a new policy does.
+#[inline(always)]
+fn own<const DIR: usize>(flow: *mut Flow, limit: &Limit, now: u64) {
+    // SAFETY: a live map value, the words aligned; only this writes limits.
+    unsafe {
+        if limit.interval / 2 > (*flow).own[DIR].interval {
+            clear_bits(&raw mut (*flow).flags, FLOW_EDGE);
+        }
+        (*flow).own[DIR] = *limit;
+        let word = MapWord::new(&raw mut (*flow).traffic[DIR].tat);
+        bucket::forgive(&word, now, &hard(limit, Leeway::Window));
     }
 }
 

@@ -5,10 +5,11 @@
 //! | [`packet`] | the only place that touches packet memory |
 //! | [`traffic`] | TC: counts, charges and limits |
 //! | [`shield`] | the checks before a connection: blocks, rates, counts (XDP, else TC) |
-//! | [`window`] | upload backpressure: the receive window
-//! | [`pacing`] | download backpressure: the pacing rate
+//! | [`window`] | upload backpressure: the receive window |
+//! | [`options`] | the socket options that are set |
+//! | [`pacing`] | download backpressure: the pacing rate |
 //! | [`sockets`] | `sock_ops`: flows open and close |
-//! | [`adopt`] | sockets that were open before, and those that are left
+//! | [`adopt`] | sockets that were open before, and those that are left |
 //! | [`control`] | what the daemon asks for, attached nowhere |
 //! | [`policy`] | generation, settings, ports, classes |
 //! | [`client`] | finding and making clients |
@@ -25,6 +26,7 @@ mod atomic;
 mod client;
 mod control;
 mod maps;
+mod options;
 mod pacing;
 mod packet;
 mod policy;

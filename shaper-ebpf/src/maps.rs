@@ -60,3 +60,6 @@ pub static WINDOW_UPDATES: RingBuf = RingBuf::with_byte_size(names::UPDATE_RING_
 
 #[map]
 pub static EVENT_GATE: Array<u64> = Array::with_max_entries(1, 0);
+
+/// A flow before its first packet: too large for the stack.
+pub static EMPTY: Flow = Flow::NEW;

@@ -3,7 +3,11 @@
 use crate::maps::{CLASSES, GENERATION, PORTS, RULES, SETTINGS};
 use crate::report::count;
 use aya_ebpf::maps::lpm_trie::Key;
-use shaper_common::class::{Class, MAX_CLASSES, SETTING_OBSERVE, Settings, bank, port_bit};
+use shaper_common::bucket::Limit;
+use shaper_common::class::{
+    CLASS_EXEMPT, Class, MAX_CLASSES, SETTING_OBSERVE, Settings, bank, port_bit,
+};
+use shaper_common::flow::{Flow, UPLOAD};
 use shaper_common::key::{ClientKey, RULE_KEY_BITS, RuleKey};
 use shaper_common::stats::Stat;
 
@@ -65,6 +69,37 @@ impl Policy {
             },
         );
         RULES.get(key).copied().unwrap_or(0)
+    }
+}
+
+/// Whether backpressure holds a client's flow in a direction; `own` is the
+/// limit of the flow alone.
+#[inline(always)]
+pub fn holds<const DIR: usize>(class: &Class, own: &Limit, settings: &Settings) -> bool {
+    let limited = if DIR == UPLOAD as usize {
+        class.upload.is_set()
+    } else {
+        class.download.is_set()
+    };
+    (limited || own.is_set()) && class.flags & CLASS_EXEMPT == 0 && !observes(settings)
+}
+
+/// The limit of a flow alone: its class's or its own, whichever is tighter.
+#[inline(always)]
+pub fn flow_limit<const DIR: usize>(class: &Class, flow: *const Flow) -> Limit {
+    // SAFETY: `flow` is a live map value, the words aligned; the daemon may be
+    // writing, and then one packet is held to half of each.
+    let own = unsafe { core::ptr::read_volatile(&raw const (*flow).own[DIR]) };
+    class_limit::<DIR>(class).tighter(own)
+}
+
+/// The limit of each flow of a class.
+#[inline(always)]
+pub const fn class_limit<const DIR: usize>(class: &Class) -> Limit {
+    if DIR == UPLOAD as usize {
+        class.flow_upload
+    } else {
+        class.flow_download
     }
 }
 

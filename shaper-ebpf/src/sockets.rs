@@ -1,8 +1,8 @@
 //! `sock_ops`: a flow begins when the handshake completes and ends when the
 //! socket closes, so a spoofed source never makes one, and none goes stale.
 
-use crate::atomic::{MapWord, add, decrement32, fetch_add32};
-use crate::maps::{CLIENTS, FLOWS, HANDSHAKES};
+use crate::atomic::{MapWord, add, decrement32, fetch_add32, set_bits};
+use crate::maps::{CLIENTS, EMPTY, FLOWS, HANDSHAKES};
 use crate::policy::Policy;
 use crate::report::{count, event};
 use crate::{client, pacing};
@@ -17,7 +17,7 @@ use aya_log_ebpf::debug;
 use shaper_common::bucket;
 use shaper_common::class::{CLASS_EXEMPT, Settings};
 use shaper_common::event::kind;
-use shaper_common::flow::{Client, DOWNLOAD, FLOW_PACED, Flow, UPLOAD};
+use shaper_common::flow::{Client, DOWNLOAD, FLOW_PACED, Flow, Handshake, UPLOAD};
 use shaper_common::key::{Addr, ClientKey, FlowKey, TCP, map_v4};
 use shaper_common::stats::Stat;
 
@@ -118,28 +118,7 @@ fn watched(ctx: &SockOpsContext) -> Option<(Policy, &'static Settings, FlowKey)>
 pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> bool {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let mut flow = Flow {
-        created: now,
-        last_seen: now,
-        flags,
-        generation: policy.generation,
-        ..Flow::default()
-    };
-    if let Some(handshake) = HANDSHAKES.get_ptr_mut(key) {
-        // SAFETY: a live map value. Nothing of this flow is under way on
-        // another CPU that the handshake had not been answered for.
-        unsafe {
-            flow.traffic[0].bytes = (*handshake).bytes[0];
-            flow.traffic[0].packets = (*handshake).packets[0];
-            flow.traffic[1].bytes = (*handshake).bytes[1];
-            flow.traffic[1].packets = (*handshake).packets[1];
-            flow.flags |= (*handshake).flags;
-            flow.edge = (*handshake).edge;
-            flow.honoured = (*handshake).edge;
-        }
-        let _ = HANDSHAKES.remove(key);
-    }
-    match FLOWS.insert(key, &flow, BPF_NOEXIST.into()) {
+    match FLOWS.insert(key, &EMPTY, BPF_NOEXIST.into()) {
         Ok(()) => {}
         Err(EEXIST) => return false,
         Err(_) => {
@@ -148,6 +127,18 @@ pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> b
             return false;
         }
     }
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
+        return false;
+    };
+    let flow: *mut Flow = flow;
+    // SAFETY: a live map value, the words aligned; it is this socket's.
+    unsafe {
+        (*flow).created = now;
+        (*flow).last_seen = now;
+        (*flow).generation = policy.generation;
+        set_bits(&raw mut (*flow).flags, flags);
+    }
+    let handshake = handshake(key, flow);
     count(Stat::FlowsOpened, 1);
     let client_key = settings.client(&key.client);
     let Some(client) = client::of_tcp(policy, &client_key, now, false) else {
@@ -157,30 +148,56 @@ pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> b
     unsafe { fetch_add32(&raw mut (*client).connections, 1) };
     if let Some(class) = client::class_of(policy, &client_key, client) {
         let exempt = class.flags & CLASS_EXEMPT != 0;
-        charge_handshake::<{ UPLOAD as usize }>(client, &flow, now, exempt, &class.upload);
-        charge_handshake::<{ DOWNLOAD as usize }>(client, &flow, now, exempt, &class.download);
+        charge_handshake::<{ UPLOAD as usize }>(client, &handshake, now, exempt, &class.upload);
+        charge_handshake::<{ DOWNLOAD as usize }>(client, &handshake, now, exempt, &class.download);
     }
     true
+}
+
+/// Moves what was kept of the handshake into its flow.
+#[inline(always)]
+fn handshake(key: &FlowKey, flow: *mut Flow) -> Handshake {
+    let Some(kept) = HANDSHAKES.get_ptr_mut(key) else {
+        return Handshake::default();
+    };
+    // SAFETY: both are live map values, the words aligned. Nothing of this flow
+    // is under way on another CPU that the handshake had not been answered for.
+    let handshake: Handshake = unsafe { *kept };
+    // SAFETY: as above.
+    unsafe {
+        add(&raw mut (*flow).traffic[0].bytes, handshake.bytes[0]);
+        add(&raw mut (*flow).traffic[0].packets, handshake.packets[0]);
+        add(&raw mut (*flow).traffic[1].bytes, handshake.bytes[1]);
+        add(&raw mut (*flow).traffic[1].packets, handshake.packets[1]);
+        (*flow).edge = handshake.edge;
+        (*flow).honoured = handshake.edge;
+        set_bits(&raw mut (*flow).flags, handshake.flags);
+    }
+    let _ = HANDSHAKES.remove(key);
+    handshake
 }
 
 /// The handshake passed before its client was known: counted and charged now.
 #[inline(always)]
 fn charge_handshake<const DIR: usize>(
     client: *mut Client,
-    flow: &Flow,
+    handshake: &Handshake,
     now: u64,
     exempt: bool,
     limit: &bucket::Limit,
 ) {
-    let traffic = &flow.traffic[DIR];
+    let bytes = handshake.bytes[DIR];
     // SAFETY: `client` is a live map value, the words aligned.
     let word = unsafe {
-        add(&raw mut (*client).traffic[DIR].bytes, traffic.bytes);
-        add(&raw mut (*client).traffic[DIR].packets, traffic.packets);
+        add(&raw mut (*client).traffic[DIR].bytes, bytes);
+        add(
+            &raw mut (*client).traffic[DIR].packets,
+            handshake.packets[DIR],
+        );
         MapWord::new(&raw mut (*client).traffic[DIR].tat)
     };
     if !exempt && limit.is_set() {
-        bucket::charge(&word, now, traffic.bytes, limit);
+        bucket::charge(&word, now, bytes, limit);
     }
 }
 

@@ -3,9 +3,9 @@
 
 use crate::Verdict;
 use crate::atomic::{MapWord, add, clear_bits, set_bits};
-use crate::maps::{FLOWS, HANDSHAKES, INTERFACES, UDP_FLOWS};
+use crate::maps::{EMPTY, FLOWS, HANDSHAKES, INTERFACES, UDP_FLOWS};
 use crate::packet::{self, Packet, Stop};
-use crate::policy::{Policy, observes};
+use crate::policy::{Policy, flow_limit, observes};
 use crate::report::{count, event};
 use crate::{client, shield, window};
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -61,6 +61,8 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
     };
     let client_key = settings.client(&key.client);
     let size = size(ctx, &packet);
+    let payload = (size.bytes - size.packets * u64::from(packet.headers)) as u32;
+    let control = packet.flags & (packet::SYN | packet::FIN | packet::RST) != 0;
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let hop = Hop {
@@ -69,6 +71,7 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
         key,
         client_key: &client_key,
         size,
+        droppable: key.protocol != TCP || payload != 0 && !control,
         now,
     };
     if key.protocol == TCP {
@@ -79,9 +82,7 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
             count_flow::<DIR>(flow, &hop);
             return Ok(Verdict::Pass);
         };
-        let control = packet.flags & (packet::SYN | packet::FIN | packet::RST) != 0;
-        let payload = (size.bytes - size.packets * u64::from(packet.headers)) as u32;
-        let verdict = hop.limit::<DIR>(&packet, payload, flow, client, payload != 0 && !control);
+        let verdict = hop.limit::<DIR>(&packet, payload, flow, client);
         if DIR == DOWNLOAD as usize && verdict == Verdict::Pass {
             window::offer(ctx, &hop, &packet, flow, client);
         }
@@ -163,8 +164,9 @@ fn fragment<const DIR: usize>(ctx: &TcContext, policy: Policy, packet: &Packet) 
     Verdict::Pass
 }
 
-/// TCP without a flow: the handshake, or what comes after the close.
-#[inline(always)]
+/// TCP without a flow: the handshake, or what comes after the close. A function
+/// of its own for the stack's sake.
+#[inline(never)]
 fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) -> Verdict {
     let flags = packet.flags;
     let syn = flags & (packet::SYN | packet::ACK) == packet::SYN;
@@ -215,16 +217,21 @@ fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop
             {
                 return Ok(Verdict::Drop);
             }
-            let fresh = Flow {
-                created: hop.now,
-                last_seen: hop.now,
-                ..Flow::default()
-            };
-            if UDP_FLOWS.insert(hop.key, fresh, BPF_NOEXIST.into()).is_ok() {
-                count(Stat::FlowsOpened, 1);
-            }
+            let opened = UDP_FLOWS
+                .insert(hop.key, &EMPTY, BPF_NOEXIST.into())
+                .is_ok();
             match UDP_FLOWS.get_ptr_mut(hop.key) {
-                Some(flow) => flow,
+                Some(flow) => {
+                    if opened {
+                        count(Stat::FlowsOpened, 1);
+                        // SAFETY: a live map value.
+                        unsafe {
+                            (*flow).created = hop.now;
+                            (*flow).last_seen = hop.now;
+                        }
+                    }
+                    flow
+                }
                 None => {
                     count(Stat::FlowTableFull, 1);
                     return Ok(Verdict::Pass);
@@ -241,7 +248,7 @@ fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop
         count_flow::<DIR>(flow, hop);
         return Ok(Verdict::Pass);
     };
-    Ok(hop.limit::<DIR>(packet, 0, flow, client, true))
+    Ok(hop.limit::<DIR>(packet, 0, flow, client))
 }
 
 /// A packet with everything that is known of it.
@@ -251,12 +258,14 @@ pub struct Hop<'a> {
     pub key: &'a FlowKey,
     pub client_key: &'a ClientKey,
     size: Size,
+    /// A byte limit may drop it: it carries payload, and opens or closes nothing.
+    droppable: bool,
     pub now: u64,
 }
 
 impl Hop<'_> {
     /// Counts and charges a packet of a tracked flow; drops it where a limit
-    /// says so and it is `droppable`.
+    /// says so and it may be.
     #[inline(always)]
     fn limit<const DIR: usize>(
         &self,
@@ -264,19 +273,18 @@ impl Hop<'_> {
         payload: u32,
         flow: *mut Flow,
         client: *mut Client,
-        droppable: bool,
     ) -> Verdict {
         if let Some(class) = client::class_of(self.policy, self.client_key, client) {
             let observed = observes(self.settings);
             let blocked = DIR == UPLOAD as usize && class.flags & CLASS_BLOCK != 0;
-            self.renew(flow, class);
+            renew(flow, class, self.policy.generation, self.now);
             let leeway = if observed {
                 Leeway::None
             } else {
                 // SAFETY: `flow` is a live map value.
                 unsafe { window::leeway::<DIR>(packet, payload, &*flow) }
             };
-            if blocked || !self.charge::<DIR>(flow, client, class, droppable, leeway) {
+            if blocked || !self.charge::<DIR>(flow, client, class, leeway) {
                 if !observed {
                     if blocked {
                         shield::blocked(self.client_key, self.now);
@@ -302,33 +310,31 @@ impl Hop<'_> {
     }
 
     /// Charges flow and client; `false` where one of them refused, and then
-    /// neither is charged.
-    #[inline(always)]
+    /// neither is charged. A function of its own for the stack's sake.
+    #[inline(never)]
     fn charge<const DIR: usize>(
         &self,
         flow: *mut Flow,
         client: *mut Client,
         class: &Class,
-        droppable: bool,
         leeway: Leeway,
     ) -> bool {
         if class.flags & CLASS_EXEMPT != 0 {
             return true;
         }
         let bytes = self.size.bytes;
-        let flow_limit = if DIR == UPLOAD as usize {
-            &class.flow_upload
-        } else {
-            &class.flow_download
-        };
+        let flow_limit = flow_limit::<DIR>(class, flow);
         if flow_limit.is_set() {
             // SAFETY: `flow` is a live map value, its first word aligned.
             let word = unsafe { MapWord::new(&raw mut (*flow).traffic[DIR].tat) };
-            let limit = hard(flow_limit, leeway);
-            if !droppable {
+            let limit = hard(&flow_limit, leeway);
+            if !self.droppable {
                 bucket::charge(&word, self.now, bytes, &limit);
             } else if bucket::admit(&word, self.now, bytes, &limit) == bucket::Verdict::Refused {
                 return false;
+            }
+            if leeway == Leeway::Any {
+                bucket::forgive(&word, self.now, &hard(&flow_limit, Leeway::Window));
             }
         }
         let Some(limit) = client_limit::<DIR>(class) else {
@@ -336,7 +342,7 @@ impl Hop<'_> {
         };
         // SAFETY: `client` is a live map value, its first word aligned.
         let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
-        let verdict = if droppable {
+        let verdict = if self.droppable {
             bucket::admit(&word, self.now, bytes, &hard(limit, leeway))
         } else {
             bucket::charge(&word, self.now, bytes, limit)
@@ -345,7 +351,7 @@ impl Hop<'_> {
             if flow_limit.is_set() {
                 // SAFETY: as above.
                 let word = unsafe { MapWord::new(&raw mut (*flow).traffic[DIR].tat) };
-                bucket::refund(&word, bytes, flow_limit);
+                bucket::refund(&word, bytes, &flow_limit);
             }
             self.mark_limited::<DIR>(client, &word);
             return false;
@@ -375,24 +381,6 @@ impl Hop<'_> {
         true
     }
 
-    /// A flow under a new policy: its debts (see [`bucket::forgive`]), and its
-    /// window, which is set anew.
-    #[inline(always)]
-    fn renew(&self, flow: *mut Flow, class: &Class) {
-        // SAFETY: `flow` is a live map value, the words aligned.
-        unsafe {
-            if (*flow).generation == self.policy.generation {
-                return;
-            }
-            let upload = MapWord::new(&raw mut (*flow).traffic[0].tat);
-            bucket::forgive(&upload, self.now, &class.flow_upload);
-            let download = MapWord::new(&raw mut (*flow).traffic[1].tat);
-            bucket::forgive(&download, self.now, &class.flow_download);
-            (*flow).generation = self.policy.generation;
-            clear_bits(&raw mut (*flow).flags, FLOW_EDGE);
-        }
-    }
-
     #[inline(always)]
     fn mark_limited<const DIR: usize>(&self, client: *mut Client, word: &MapWord) {
         let bit = CLIENT_LIMITED << DIR;
@@ -414,6 +402,26 @@ impl Hop<'_> {
         if unsafe { clear_bits(&raw mut (*client).flags, CLIENT_LIMITED << DIR) } {
             event(self.now, &self.client_key.addr, kind::RELEASED, DIR as u32);
         }
+    }
+}
+
+/// A flow under a new policy: its debts (see [`bucket::forgive`]), and its
+/// window, which is set anew. A function of its own for the stack's sake.
+#[inline(never)]
+fn renew(flow: *mut Flow, class: &Class, generation: u32, now: u64) {
+    // SAFETY: `flow` is a live map value, the words aligned.
+    unsafe {
+        if (*flow).generation == generation {
+            return;
+        }
+        let upload = MapWord::new(&raw mut (*flow).traffic[0].tat);
+        let limit = flow_limit::<{ UPLOAD as usize }>(class, flow);
+        bucket::forgive(&upload, now, &limit);
+        let download = MapWord::new(&raw mut (*flow).traffic[1].tat);
+        let limit = flow_limit::<{ DOWNLOAD as usize }>(class, flow);
+        bucket::forgive(&download, now, &limit);
+        (*flow).generation = generation;
+        clear_bits(&raw mut (*flow).flags, FLOW_EDGE);
     }
 }
 

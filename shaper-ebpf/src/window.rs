@@ -9,14 +9,13 @@ use crate::atomic::set_bits;
 use crate::client;
 use crate::maps::{HANDSHAKES, WINDOW_UPDATES};
 use crate::packet::{self, Packet};
-use crate::policy::{Policy, observes};
+use crate::policy::{Policy, class_limit, flow_limit, holds};
 use crate::report::count;
 use crate::traffic::Hop;
 use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_tcp_sock};
 use aya_ebpf::programs::TcContext;
 use shaper_common::backpressure::{self, Leeway, Offer, Offered, SEGMENT};
 use shaper_common::bucket;
-use shaper_common::class::{CLASS_EXEMPT, Class, Settings};
 use shaper_common::event::{UPDATE_BYTES, WindowUpdate};
 use shaper_common::flow::{
     Client, FLOW_EDGE, FLOW_PACED, FLOW_SCALE_MASK, FLOW_SCALE_SHIFT, FLOW_WINDOW, Flow, UPLOAD,
@@ -24,6 +23,7 @@ use shaper_common::flow::{
 use shaper_common::share;
 use shaper_common::stats::Stat;
 
+const UP: usize = UPLOAD as usize;
 /// Beyond its window a sender may go by a probe.
 const PROBE: u32 = 2048;
 
@@ -63,19 +63,11 @@ fn initial(hop: &Hop<'_>) -> u32 {
         }
     };
     match class {
-        Some(class) if limits(class, hop.settings) => {
+        Some(class) if holds::<UP>(class, &class_limit::<UP>(class), hop.settings) => {
             backpressure::initial_window(&class.upload, debt)
         }
         _ => u32::MAX,
     }
-}
-
-/// Whether the class limits uploads.
-#[inline(always)]
-fn limits(class: &Class, settings: &Settings) -> bool {
-    class.flags & CLASS_EXEMPT == 0
-        && !observes(settings)
-        && (class.upload.is_set() || class.flow_upload.is_set())
 }
 
 /// What a packet may ask of the hard limit: much where its sender stays within
@@ -114,8 +106,9 @@ const fn after(a: u32, b: u32) -> bool {
     b.wrapping_sub(a) as i32 <= -1
 }
 
-/// Sets the window of an outgoing segment by the client's bucket.
-#[inline(always)]
+/// Sets the window of an outgoing segment by the client's bucket. A function of
+/// its own for the stack's sake.
+#[inline(never)]
 pub fn offer(
     ctx: &TcContext,
     hop: &Hop<'_>,
@@ -165,15 +158,10 @@ pub fn offer(
         (*flow).edge
     };
     let left = edge.wrapping_sub(packet.ack);
-    let window = if left < kernel {
-        left >> scale
-    } else {
-        kernel >> scale
-    };
-    if wait != 0 && left < offer.segment {
-        client::share::<{ UPLOAD as usize }>(flow, client, hop.now, |word| {
-            share::wait(word, hop.now)
-        });
+    let window = left.min(kernel) >> scale;
+    // What the sender sees of it: whole units.
+    if wait != 0 && window << scale < offer.segment {
+        client::share::<UP>(flow, client, hop.now, |word| share::wait(word, hop.now));
         // Up to a quarter later by chance: flows that wait for the same debt would
         // all find it at once, and one that comes just after them never.
         let chance = u64::from(hop.key.client_port).wrapping_mul(hop.now >> 10) >> 4 & 0xff;
@@ -225,18 +213,22 @@ fn wanted(
     client: *mut Client,
 ) -> Option<Offered> {
     let class = client::class_of(hop.policy, hop.client_key, client)?;
-    if !limits(class, hop.settings) {
+    let own = flow_limit::<UP>(class, flow);
+    if !holds::<UP>(class, &own, hop.settings) {
         return None;
     }
     (offer.srtt, offer.segment) = socket(ctx, flow);
-    let mut least = None;
+    let mut least = Offered {
+        window: u64::MAX,
+        wait: 0,
+    };
     // SAFETY: live map values, aligned words.
     unsafe {
-        if class.flow_upload.is_set() {
+        if own.is_set() {
             let tat = core::ptr::read_volatile(&raw const (*flow).traffic[0].tat);
             offer.debt = bucket::debt(tat, hop.now);
             offer.active = 1;
-            least = Some(backpressure::window(&class.flow_upload, offer));
+            least = backpressure::window(&own, offer);
         }
         if class.upload.is_set() {
             let tat = core::ptr::read_volatile(&raw const (*client).traffic[0].tat);
@@ -247,13 +239,12 @@ fn wanted(
             offer.elapsed = share::elapsed(hop.now);
             offer.light = !share::is_active((*flow).share[0], hop.now);
             let offered = backpressure::window(&class.upload, offer);
-            least = match least {
-                Some(least) if least.window < offered.window => Some(least),
-                _ => Some(offered),
-            };
+            if offered.window <= least.window {
+                least = offered;
+            }
         }
     }
-    least
+    Some(least)
 }
 
 /// Smoothed round trip in ns and payload of a segment, by the socket that sends.
@@ -271,12 +262,12 @@ fn socket(ctx: &TcContext, flow: *mut Flow) -> (u64, u32) {
             let tcp = bpf_tcp_sock(sk);
             if !tcp.is_null() {
                 (*flow).srtt = (*tcp).srtt_us;
-                (*flow).segment = (*tcp).mss_cache;
+                (*flow).segment = (*tcp).mss_cache as u16;
             }
         }
         let segment = match (*flow).segment {
             0 => SEGMENT,
-            segment => segment,
+            segment => segment.into(),
         };
         (u64::from((*flow).srtt) * 125, segment)
     }

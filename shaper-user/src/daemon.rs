@@ -1,6 +1,8 @@
 //! The daemon: one thread owns the kernel, the policy and the last sample; the
 //! control socket and the signals send it messages.
 
+mod act;
+mod caps;
 mod core;
 mod events;
 #[cfg(test)]
@@ -9,11 +11,15 @@ mod notify;
 
 pub use self::core::{Options, PolicyFile, overrides_beside};
 
-use self::core::Core;
+use self::core::{Core, Plan};
 use crate::control::server::{Answer, Handler, Limits, Peer, serve};
 use crate::control::socket::{Socket, set_group};
+use crate::haproxy::actions::Actions;
+use crate::haproxy::agent::{self, Agent};
+use crate::haproxy::weights::ServerName;
+use crate::haproxy::{View, poll};
 use crate::kernel::Kernel;
-use crate::policy::{OnExit, Policy};
+use crate::policy::{Haproxy, OnExit, Policy};
 use crate::protocol::{Command, ErrorBody, ErrorCode};
 use anyhow::{Context, Result, anyhow};
 use jiff::Timestamp;
@@ -35,26 +41,67 @@ enum Message {
         peer: Peer,
         reply: oneshot::Sender<Result<Answer, ErrorBody>>,
     },
+    /// A command that is done outside of the thread.
+    Plan {
+        command: Command,
+        peer: Peer,
+        reply: oneshot::Sender<Result<Plan, ErrorBody>>,
+    },
+    /// What the sessions of a server carry that a drain may close.
+    Load {
+        server: ServerName,
+        reply: oneshot::Sender<Result<u64, String>>,
+    },
     /// SIGHUP.
     Reload,
     Stop,
 }
 
-/// The way to the thread.
-struct Handle(Sender<Message>);
+/// The way to the thread, and what is done outside of it.
+#[derive(Clone)]
+struct Handle {
+    messages: Sender<Message>,
+    actions: Arc<Actions>,
+    agent: Agent,
+}
+
+impl Handle {
+    /// Sends a message and waits for its reply; `None` when the thread is gone.
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(message(reply)).ok()?;
+        answer.await.ok()
+    }
+}
+
+fn stopping() -> ErrorBody {
+    ErrorBody::new(ErrorCode::Failed, "the daemon is stopping")
+}
 
 impl Handler for Handle {
     async fn handle(&self, command: Command, peer: Peer) -> Result<Answer, ErrorBody> {
-        let stopping = || ErrorBody::new(ErrorCode::Failed, "the daemon is stopping");
-        let (reply, answer) = oneshot::channel();
-        self.0
-            .send(Message::Command {
-                command,
-                peer,
-                reply,
-            })
-            .map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        if matches!(
+            command,
+            Command::Kill { .. } | Command::Drain { .. } | Command::StopDrain { .. }
+        ) {
+            return self.act(command, peer).await;
+        }
+        let message = |reply| Message::Command {
+            command,
+            peer,
+            reply,
+        };
+        let mut answer = self.ask(message).await.ok_or_else(stopping)??;
+        if let Answer::Status(status) = &mut answer {
+            status.drains = self.actions.drains();
+            status.warnings.extend(self.agent.trouble());
+            let (all, unknown) = self.agent.checks();
+            status.counters.insert("agent_checks".to_owned(), all);
+            status
+                .counters
+                .insert("agent_checks_unknown".to_owned(), unknown);
+        }
+        Ok(answer)
     }
 }
 
@@ -75,17 +122,23 @@ pub async fn run<K: Kernel + 'static>(
     set_group(socket.path(), policy.control_group.as_deref())?;
     let listener = UnixListener::from_std(socket.listener()?)?;
 
+    let (feed, agent) = agent::agent();
     let (started, start) = oneshot::channel();
     let (ended, mut end) = oneshot::channel();
     let (messages, inbox) = mpsc::channel();
+    let (haproxy, changes) = watch::channel(policy.haproxy.clone());
+    let join = Join {
+        policy: haproxy,
+        views: poll::start(changes),
+    };
     std::thread::Builder::new()
         .name("kernel".to_owned())
         .spawn(move || {
-            let core = Core::start(kernel, policy, options, Timestamp::now());
+            let core = Core::start(kernel, policy, options, feed, Timestamp::now());
             match core {
                 Ok(core) => {
                     let _ = started.send(Ok(()));
-                    let _ = ended.send(turn(core, &inbox));
+                    let _ = ended.send(turn(core, &inbox, join));
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));
@@ -98,7 +151,12 @@ pub async fn run<K: Kernel + 'static>(
         .map_err(|_| anyhow!("the kernel's thread ended"))??;
 
     let (stop, stopped) = watch::channel(false);
-    let handle = Arc::new(Handle(messages.clone()));
+    tokio::spawn(agent.clone().run());
+    let handle = Arc::new(Handle {
+        messages: messages.clone(),
+        actions: Arc::default(),
+        agent,
+    });
     let server = tokio::spawn(serve(
         listener,
         handle,
@@ -128,10 +186,33 @@ pub async fn run<K: Kernel + 'static>(
         .map_err(|_| anyhow!("the kernel's thread ended before it was told to"))
 }
 
+/// The thread's side of the tasks that ask HAProxy.
+struct Join {
+    policy: watch::Sender<Haproxy>,
+    views: watch::Receiver<Arc<View>>,
+}
+
+impl Join {
+    /// Gives the thread the latest answers, and the tasks the policy in force.
+    fn exchange<K: Kernel>(&mut self, core: &mut Core<K>) {
+        if self.views.has_changed().unwrap_or(false) {
+            core.set_view(Arc::clone(&self.views.borrow_and_update()));
+        }
+        self.policy.send_if_modified(|policy| {
+            let changed = policy != core.haproxy();
+            if changed {
+                policy.clone_from(core.haproxy());
+            }
+            changed
+        });
+    }
+}
+
 /// The thread's loop: a sample every second, messages in between.
-fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>) -> OnExit {
+fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>, mut join: Join) -> OnExit {
     let mut next = Instant::now() + INTERVAL;
     loop {
+        join.exchange(&mut core);
         let now = Instant::now();
         if now >= next {
             core.tick(Timestamp::now());
@@ -146,6 +227,16 @@ fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>) -> OnExit {
                 reply,
             }) => {
                 let _ = reply.send(core.handle(command, peer, Timestamp::now()));
+            }
+            Ok(Message::Plan {
+                command,
+                peer,
+                reply,
+            }) => {
+                let _ = reply.send(core.plan(&command, peer));
+            }
+            Ok(Message::Load { server, reply }) => {
+                let _ = reply.send(core.load(&server));
             }
             Ok(Message::Reload) => core.hangup(),
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return core.on_exit(),

@@ -1,4 +1,4 @@
-//! The filter of `flows` and `clients`: terms that all must match.
+//! The filter of `flows`, `clients` and `servers`: terms that all must match.
 //!
 //! | term | matches |
 //! | --- | --- |
@@ -7,7 +7,11 @@
 //! | `state:STATE` | `limited`, `blocked`, `exempt`, `idle`, `active` |
 //! | `port:N` | either port of a flow; clients with such a flow |
 //! | `protocol:tcp` or `protocol:udp` | flows of it; clients with such a flow |
-//! | any other text | text within the client or the rule, in either case |
+//! | `backend:NAME` | flows that HAProxy has pinned there; clients with such a flow; its servers |
+//! | `server:NAME` or `server:BACKEND/NAME` | flows pinned to it; clients with such a flow; the server |
+//! | any other text | text within the client, the rule, or the backend or server of a flow, in either case |
+//!
+//! A server matches by its names alone, or by a flow on it that all terms match.
 
 use crate::addr;
 use ipnet::IpNet;
@@ -16,8 +20,8 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 /// What a term may be, for messages.
-const TERMS: &str =
-    "client:PREFIX, rule:NAME, state:STATE, port:N, protocol:tcp|udp, or text without a colon";
+const TERMS: &str = "client:PREFIX, rule:NAME, state:STATE, port:N, protocol:tcp|udp, \
+                     backend:NAME, server:NAME, or text without a colon";
 
 /// Why a filter is none.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -49,8 +53,26 @@ enum Term {
     State(State),
     Port(u16),
     Protocol(u8),
+    Backend(String),
+    /// Of this backend only, where one is named.
+    Server(Option<String>, String),
     /// In lower case.
     Text(String),
+}
+
+/// The server that HAProxy has pinned a flow to.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// HAProxy's backend.
+    pub backend: &'a str,
+    /// HAProxy's server.
+    pub server: &'a str,
+}
+
+impl Place<'_> {
+    fn contains(self, text: &str) -> bool {
+        contains_ignoring_case(self.backend, text) || contains_ignoring_case(self.server, text)
+    }
 }
 
 /// What the terms about a client look at.
@@ -70,6 +92,8 @@ pub struct Subject<'a> {
     pub exempt: bool,
     /// A packet came or went lately.
     pub active: bool,
+    /// Where a flow is pinned; `None` for a client, and where that is not known.
+    pub place: Option<Place<'a>>,
 }
 
 /// A checked filter. The empty one matches everything.
@@ -91,12 +115,15 @@ impl Filter {
         Ok(Self { terms })
     }
 
-    /// Whether some term is about flows: a port or a protocol.
+    /// Whether some term is about flows: a port, a protocol, a backend or a server.
     #[must_use]
     pub fn asks_for_flows(&self) -> bool {
-        self.terms
-            .iter()
-            .any(|term| matches!(term, Term::Port(_) | Term::Protocol(_)))
+        self.terms.iter().any(|term| {
+            matches!(
+                term,
+                Term::Port(_) | Term::Protocol(_) | Term::Backend(_) | Term::Server(..)
+            )
+        })
     }
 
     /// Whether every term about the client matches.
@@ -122,20 +149,45 @@ impl Filter {
             },
             Term::Text(text) => {
                 contains_ignoring_case(subject.rule, text)
+                    || subject.place.is_some_and(|place| place.contains(text))
                     || addr::from_kernel(subject.addr).to_string().contains(text)
             }
-            Term::Port(_) | Term::Protocol(_) => true,
+            Term::Port(_) | Term::Protocol(_) | Term::Backend(_) | Term::Server(..) => true,
         })
     }
 
     /// Whether every term about flows matches.
     #[must_use]
-    pub fn matches_flow(&self, key: &FlowKey) -> bool {
+    pub fn matches_flow(&self, key: &FlowKey, place: Option<Place<'_>>) -> bool {
         self.terms.iter().all(|term| match term {
             Term::Port(port) => key.local_port == *port || key.client_port == *port,
             Term::Protocol(protocol) => key.protocol == *protocol,
+            Term::Backend(_) | Term::Server(..) => place.is_some_and(|place| term.names(place)),
             _ => true,
         })
+    }
+
+    /// Whether every term matches the names of a server, without a look at its
+    /// flows.
+    #[must_use]
+    pub fn matches_server(&self, place: Place<'_>) -> bool {
+        self.terms.iter().all(|term| match term {
+            Term::Text(text) => place.contains(text),
+            term => term.names(place),
+        })
+    }
+}
+
+impl Term {
+    /// Whether the term is about servers, and this is one that it names.
+    fn names(&self, place: Place<'_>) -> bool {
+        match self {
+            Self::Backend(name) => place.backend == name,
+            Self::Server(backend, name) => {
+                place.server == name && backend.as_ref().is_none_or(|name| place.backend == name)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -185,9 +237,25 @@ fn parse_term(term: &str) -> Result<Term, FilterError> {
             "udp" => Ok(Term::Protocol(UDP)),
             _ => Err(wrong("expected tcp or udp".to_owned())),
         },
+        "backend" if value.is_empty() => Err(wrong("expected the name of a backend".to_owned())),
+        "backend" => Ok(Term::Backend(value.to_owned())),
+        "server" => parse_server(value).ok_or_else(|| {
+            wrong("expected the name of a server, or of its backend too: backend/server".to_owned())
+        }),
         // The beginning of an IPv6 address, such as `2001:db8:`.
         _ => parse_client(term).ok_or_else(|| wrong(format!("unknown; expected {TERMS}"))),
     }
+}
+
+/// `server` or `backend/server`; names have no slash.
+fn parse_server(value: &str) -> Option<Term> {
+    let (backend, server) = match value.split_once('/') {
+        Some((backend, server)) => (Some(backend), server),
+        None => (None, value),
+    };
+    let is_name = |name: &str| !name.is_empty() && !name.contains('/');
+    (is_name(server) && backend.is_none_or(is_name))
+        .then(|| Term::Server(backend.map(str::to_owned), server.to_owned()))
 }
 
 /// A whole address or a CIDR.
@@ -213,114 +281,4 @@ fn parse_client(value: &str) -> Option<Term> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn matches(filter: &str, client: &str, rule: &str) -> bool {
-        let net: IpNet = client
-            .parse()
-            .or_else(|_| client.parse::<IpAddr>().map(IpNet::from))
-            .unwrap();
-        let (addr, bits) = addr::prefix_to_kernel(net);
-        Filter::parse(filter).unwrap().matches_client(&Subject {
-            addr: &addr,
-            bits,
-            rule,
-            limited: true,
-            blocked: false,
-            exempt: false,
-            active: true,
-        })
-    }
-
-    #[test]
-    fn all_terms_must_match() {
-        assert!(matches("", "192.0.2.7", "default"));
-        assert!(matches("state:limited rule:gold", "192.0.2.7", "gold"));
-        assert!(!matches("state:limited rule:gold", "192.0.2.7", "golden"));
-        assert!(!matches("state:blocked rule:gold", "192.0.2.7", "gold"));
-        assert!(!matches("state:idle", "192.0.2.7", "gold"));
-        assert!(matches("state:active", "192.0.2.7", "gold"));
-    }
-
-    #[test]
-    fn clients_are_found_by_address_prefix_and_text() {
-        for yes in [
-            "client:192.0.2.7",
-            "client:192.0.2.0/24",
-            "192.0.2.0/24",
-            "client:192.0.",
-            "92.0",
-        ] {
-            assert!(matches(yes, "192.0.2.7", "default"), "{yes}");
-        }
-        for no in [
-            "client:192.0.2.70",
-            "client:192.0.3.0/24",
-            "client:92.0",
-            "client:2001:db8::/32",
-        ] {
-            assert!(!matches(no, "192.0.2.7", "default"), "{no}");
-        }
-        for yes in [
-            "client:2001:db8:1:2::9",
-            "2001:db8::/32",
-            "2001:DB8:1",
-            "client:2001:db8:",
-        ] {
-            assert!(matches(yes, "2001:db8:1:2::/64", "default"), "{yes}");
-        }
-        assert!(!matches(
-            "client:2001:db8:1:3::9",
-            "2001:db8:1:2::/64",
-            "default"
-        ));
-    }
-
-    #[test]
-    fn text_is_found_in_the_rule_in_either_case() {
-        assert!(matches("PART", "192.0.2.7", "Partners"));
-        assert!(!matches("partx", "192.0.2.7", "Partners"));
-    }
-
-    #[test]
-    fn flow_terms_look_at_ports_and_protocol() {
-        let key = FlowKey {
-            client_port: 40_000,
-            local_port: 443,
-            protocol: UDP,
-            ..FlowKey::default()
-        };
-        let matches = |text: &str| Filter::parse(text).unwrap().matches_flow(&key);
-        assert!(matches("port:443 protocol:udp"));
-        assert!(matches("port:40000"));
-        assert!(!matches("port:443 protocol:tcp"));
-        assert!(!matches("port:80"));
-        assert!(Filter::parse("port:1").unwrap().asks_for_flows());
-        assert!(!Filter::parse("rule:a").unwrap().asks_for_flows());
-    }
-
-    #[test]
-    fn bad_terms_are_named_with_what_is_allowed() {
-        let message = |text: &str| Filter::parse(text).unwrap_err().to_string();
-        insta::assert_snapshot!(
-            "bad_terms",
-            [
-                "ok state:limit",
-                "port:0",
-                "port:https",
-                "protocol:quic",
-                "client:",
-                "client:192.0.2.0/33",
-                "client:example.org",
-                "rule:",
-                "server:web1",
-            ]
-            .map(message)
-            .join(
-                "
-"
-            )
-        );
-    }
-}
+mod tests;

@@ -12,15 +12,19 @@
 //! | [`addr`] | addresses between the kernel's form and `std::net` |
 //! | [`sampler`] | from two samples of the kernel to rates and rows |
 //! | [`daemon`] | `shaper run`: the loop, and what each command does |
+//! | [`caps`] | limits by place, cut into limits of single connections |
+//! | [`haproxy`] | HAProxy's side of a flow: where it is pinned |
 //! | [`render`] | answers for people: tables, units, colour |
 //! | [`filter`] | which rows a query is about |
 //! | [`top`] | the dashboard |
 
 pub mod addr;
+pub mod caps;
 pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod filter;
+pub mod haproxy;
 pub mod kernel;
 pub mod model;
 pub mod policy;

@@ -53,6 +53,64 @@ pub struct Haproxy {
     pub session: String,
     /// The worker process that holds it.
     pub worker_pid: u32,
+    /// From an older answer: HAProxy has not answered since.
+    #[serde(default)]
+    pub stale: bool,
+}
+
+/// A stats or master CLI socket of HAProxy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HaproxySocket {
+    /// Where it is.
+    pub path: String,
+    /// `stats` or `master`; null before the first answer.
+    pub kind: Option<String>,
+    /// HAProxy's version; null before the first answer.
+    pub version: Option<String>,
+    /// `user`, `operator` or `admin`; null before the first answer.
+    pub level: Option<String>,
+    /// Sessions of TCP clients that are pinned to a server, in the last answer of
+    /// all workers.
+    pub sessions: u64,
+    /// Worker processes that answered.
+    pub workers: u64,
+    /// Since the last answer; null before the first.
+    pub age_ms: Option<u64>,
+    /// What that answer took HAProxy.
+    pub cost_ms: Option<f64>,
+    /// Time between two questions now.
+    pub poll_ms: u64,
+    /// What is wrong with it; null when nothing is.
+    pub error: Option<String>,
+}
+
+/// The heaviest sessions of a server being closed, one after the other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drain {
+    /// HAProxy's backend and server, as `backend/server`.
+    pub server: String,
+    /// `running`, `done`, `stopped` or `failed`.
+    pub state: String,
+    /// The part of its rate that is to go, 0 to 1.
+    pub share: f64,
+    /// What it carried at the beginning, both directions together.
+    pub rate_bps: u64,
+    /// The drain is done when it carries this.
+    pub target_bps: u64,
+    /// What it carries, smoothed over some seconds.
+    pub now_bps: u64,
+    /// Sessions to be closed at most.
+    pub planned: u64,
+    /// Sessions closed.
+    pub closed: u64,
+    /// Sessions that were over before their turn, or could not be closed.
+    pub gone: u64,
+    /// When it began.
+    pub since: Timestamp,
+    /// When the time that it may take is over.
+    pub until: Timestamp,
+    /// Why it ended; null while it runs.
+    pub reason: Option<String>,
 }
 
 /// By what a TCP connection is held to its limit, where it has one.
@@ -72,6 +130,18 @@ impl Flow {
         self.backpressure
             .is_some_and(|by| !by.upload || !by.download)
     }
+}
+
+/// What a flow is held to because of where HAProxy sends it, beside what its
+/// client is: the tighter holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnLimit {
+    /// In bits per second; null when there is none.
+    pub upload_bps: Option<u64>,
+    /// In bits per second; null when there is none.
+    pub download_bps: Option<u64>,
+    /// The rule, or `server_limit backend/server`; both, where they differ.
+    pub by: String,
 }
 
 /// A row of `flows`.
@@ -100,6 +170,9 @@ pub struct Flow {
     /// Null for UDP, which only the hard limit holds.
     #[serde(default)]
     pub backpressure: Option<FlowBackpressure>,
+    /// Null where its place limits nothing.
+    #[serde(default)]
+    pub own_limit: Option<OwnLimit>,
     /// Where HAProxy sends it; null while that is not known.
     pub haproxy: Option<Haproxy>,
 }
@@ -155,6 +228,9 @@ pub struct Client {
     pub idle_ms: u64,
     /// What was set at runtime; null when nothing was.
     pub runtime: Option<Runtime>,
+    /// The servers its flows are pinned to, as `backend/server`, sorted.
+    #[serde(default)]
+    pub servers: Vec<String>,
 }
 
 /// The answer to `clients`.
@@ -179,14 +255,25 @@ pub struct Server {
     pub server: String,
     /// Flows pinned to it.
     pub connections: u64,
-    /// Client to this host, all its flows together.
+    /// Client to this host, all its flows together: the rate is that of the open
+    /// ones, the counters keep what closed ones passed. What a flow passed while
+    /// HAProxy had no session for it is not in them, but for what it passed before
+    /// it was found at a server for the first time. They begin again when the
+    /// server had no session for a minute.
     pub upload: Direction,
-    /// This host to the client, all its flows together.
+    /// This host to the client, all its flows together, counted likewise.
     pub download: Direction,
-    /// The client with the most bytes.
+    /// The client that moved the most bytes on it in the last interval, both ways;
+    /// while nothing moves, since its open flows began. Null without flows.
     pub top_client: Option<String>,
-    /// That client's part of the bytes, 0 to 1.
+    /// That client's part of the same bytes, 0 to 1; null where that is.
     pub top_client_share: Option<f64>,
+    /// What the policy lets all clients together send to it; null: no limit.
+    #[serde(default)]
+    pub limit_upload_bps: Option<u64>,
+    /// What all clients together may get from it; null: no limit.
+    #[serde(default)]
+    pub limit_download_bps: Option<u64>,
 }
 
 /// The answer to `servers`.
@@ -196,8 +283,35 @@ pub struct Servers {
     pub at: Timestamp,
     /// What the rates are averaged over.
     pub interval_ms: u64,
+    /// Servers that matched the filter before `-n` cut the list.
+    #[serde(default)]
+    pub matched: u64,
     /// The rows, sorted.
     pub servers: Vec<Server>,
+    /// Every backend with a row, by name. A filter does not change its numbers.
+    #[serde(default)]
+    pub backends: Vec<Backend>,
+}
+
+/// How evenly a backend's servers are loaded.
+///
+/// A server is known by its sessions alone: one that had none for a minute is not
+/// counted, so that beside servers which were never used a single busy one still
+/// looks even. Neither are sessions that one connection has on several servers at
+/// once. What HAProxy sends to a server for clients of ports that are not watched
+/// is not in the rates, but such a server is counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    /// HAProxy's backend.
+    pub backend: String,
+    /// Its servers that are counted: those with a session within the last minute.
+    pub servers: u64,
+    /// All their rates together (both directions), in bits per second.
+    #[serde(default)]
+    pub rate_bps: u64,
+    /// Rate of the busiest server (both directions) over the mean of all; 1 is
+    /// even, null while nothing moves.
+    pub imbalance: Option<f64>,
 }
 
 /// An interface, and what is attached there.
@@ -272,6 +386,12 @@ pub struct Status {
     /// Flows that only the hard limit holds.
     #[serde(default)]
     pub hard_limit_only: HardLimitOnly,
+    /// HAProxy's sockets; empty when there is none.
+    #[serde(default)]
+    pub haproxy: Vec<HaproxySocket>,
+    /// Drains that run, and the last that did.
+    #[serde(default)]
+    pub drains: Vec<Drain>,
     /// Flows tracked now.
     pub flows: u64,
     /// Clients tracked now.

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// The version this build speaks.
 pub const VERSION: u32 = 1;
 
-/// What rows are ordered by. All descending, but for `client`.
+/// What rows are ordered by. All descending, but for names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum SortKey {
@@ -20,11 +20,11 @@ pub enum SortKey {
     /// Both rates together.
     #[default]
     Total,
-    /// The client's address, ascending.
+    /// The client's address, ascending; for servers the names.
     Client,
-    /// Oldest first.
+    /// Oldest first; for servers, which have no age, the names.
     Age,
-    /// Time held by a limit (clients), bytes dropped (flows).
+    /// Time held by a limit (clients), bytes dropped (flows, servers).
     Limited,
 }
 
@@ -42,7 +42,8 @@ pub struct Query {
     #[serde(default)]
     pub limit: Option<usize>,
     /// Terms that all must match: `client:PREFIX`, `rule:NAME`, `state:STATE`,
-    /// `port:N`, `protocol:tcp`, or any text within client or rule.
+    /// `port:N`, `protocol:tcp`, `backend:NAME`, `server:NAME`, or any text within
+    /// client, rule, backend or server.
     #[serde(default)]
     pub filter: String,
 }
@@ -90,6 +91,32 @@ pub enum Command {
     Unblock {
         /// Address or prefix.
         client: String,
+    },
+    /// Has HAProxy end the session of a flow. Answers [`Done`].
+    Kill {
+        /// The client's address and port, or HAProxy's id of the session.
+        flow: String,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Has HAProxy end the heaviest sessions of a server, one after the other.
+    /// Answers [`Done`].
+    Drain {
+        /// `backend/server`.
+        server: String,
+        /// The part of its rate that is to go, 1 to 100.
+        percent: u8,
+        /// Milliseconds to spread it over.
+        over_ms: u64,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Ends a drain. Answers [`Done`].
+    StopDrain {
+        /// `backend/server`.
+        server: String,
     },
     /// Reads the policy again. Answers [`Done`].
     Reload,

@@ -2,16 +2,23 @@
 //!
 //! [`Sampler::observe`] is the work of every second: one pass over flows and
 //! clients, with one hash operation each and no formatting. Rows are built only
-//! for what a query returns (see `rows.rs`).
+//! for what a query returns (see `rows.rs`). Flows are looked for in HAProxy's
+//! answers when those come, not every second (see `pinned.rs`).
 
+mod pinned;
+mod placed;
 mod rank;
 mod rows;
+mod servers;
+mod targets;
 
+use crate::haproxy::View;
 use crate::kernel::Sample;
 use crate::model::{Direction, FlowBackpressure, HardLimitOnly};
 use crate::policy::Compiled;
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
+use pinned::Pinned;
 use shaper_common::bucket::debt;
 use shaper_common::class::CLASS_EXEMPT;
 use shaper_common::flow::{CLIENT_LIMITED, Client, FLOW_PACED, FLOW_WINDOW, Flow, Traffic};
@@ -64,6 +71,12 @@ struct ClientState {
 /// The last sample, with what only two of them tell.
 pub struct Sampler {
     compiled: Arc<Compiled>,
+    /// What HAProxy said last.
+    view: Arc<View>,
+    /// Its servers, and which flow is at which.
+    pinned: Pinned,
+    /// By what each flow is held that is limited because of its place.
+    limited_by: HashMap<FlowKey, Arc<str>, RandomState>,
     generation: u32,
     /// Wall clock of the last sample.
     at: Timestamp,
@@ -103,6 +116,9 @@ impl Sampler {
     pub fn new(compiled: Arc<Compiled>, generation: u32, at: Timestamp) -> Self {
         Self {
             compiled,
+            view: Arc::default(),
+            pinned: Pinned::default(),
+            limited_by: HashMap::default(),
             generation,
             at,
             now: 0,
@@ -134,6 +150,22 @@ impl Sampler {
     #[must_use]
     pub const fn stats(&self) -> &[u64; STATS_LEN] {
         &self.stats
+    }
+
+    /// What HAProxy said last.
+    #[must_use]
+    pub const fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Joins flows with another view of HAProxy from now on.
+    pub fn set_view(&mut self, view: Arc<View>) {
+        if Arc::ptr_eq(&self.view, &view) {
+            return;
+        }
+        self.view = view;
+        self.pinned
+            .join(&self.view, &self.flows, &self.flow_rates, self.now);
     }
 
     /// Takes in a sample; returns the clients that the kernel may forget.
@@ -247,26 +279,30 @@ impl Sampler {
         self.flow_rates.clear();
         self.flow_rates.reserve(self.flows.len());
         self.live_flows = 0;
+        let mut joins = self.pinned.next(&self.view, self.flows.len(), self.now);
         for (index, (key, flow)) in self.flows.iter().enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             let last = self
                 .flow_index
                 .insert(*key, index)
-                .and_then(|index| previous.get(index as usize))
+                .and_then(|index| Some((index, previous.get(index as usize)?)))
                 // The same ports again are another connection.
-                .filter(|(old, last)| old == key && last.created == flow.created)
-                .map(|(_, last)| last);
+                .filter(|(_, (old, last))| old == key && last.created == flow.created)
+                .map(|(index, (_, last))| (index, last));
             let mut rates = [0; 2];
             for direction in DIRECTIONS {
                 let bytes = flow.traffic[direction].bytes;
                 let passed = match last {
-                    Some(last) => bytes.saturating_sub(last.traffic[direction].bytes),
+                    Some((_, last)) => bytes.saturating_sub(last.traffic[direction].bytes),
                     None if !first && flow.created >= before => bytes,
                     None => 0,
                 };
                 rates[direction] = rate(passed, per_byte);
             }
             self.flow_rates.push(rates);
+            if let Some(joins) = &mut joins {
+                joins.count(key, flow, last, rates);
+            }
             if !is_live(key, flow, self.now) {
                 continue;
             }

@@ -1,7 +1,8 @@
 //! A kernel that is none, for tests of everything above [`Kernel`].
 
 use crate::addr::to_kernel;
-use crate::kernel::{Kernel, Sample};
+use crate::haproxy::{Session, View};
+use crate::kernel::{FlowLimit, Kernel, Sample};
 use crate::model;
 use crate::policy::{Compiled, Policy, RateLimit, RuntimeLimit};
 use anyhow::{Result, anyhow};
@@ -9,7 +10,9 @@ use ipnet::IpNet;
 use jiff::{Timestamp, ToSpan};
 use shaper_common::flow::{Client, Flow};
 use shaper_common::key::{Addr, ClientKey, FlowKey};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A time of the kernel's clock to start from, in ns.
@@ -62,6 +65,40 @@ pub fn client(ip: &str) -> (ClientKey, Client) {
         ..Client::default()
     };
     (ClientKey { addr: address(ip) }, client)
+}
+
+/// A session of the backend `be_ws`.
+#[must_use]
+pub fn session(id: u64, server: &str) -> Session {
+    Session {
+        id,
+        frontend: "fe_ws".into(),
+        backend: "be_ws".into(),
+        server: server.into(),
+        worker_pid: 4242,
+        socket: Path::new("/run/haproxy/admin.sock").into(),
+        through_master: false,
+        stale: false,
+        answered: u64::MAX,
+    }
+}
+
+/// A view of HAProxy with a session for each client's end and `backend/server`.
+/// What is neither is left out.
+#[must_use]
+pub fn view(sessions: &[(&str, &str)]) -> Arc<View> {
+    let session = |(id, (client, place)): (u64, &(&str, &str))| {
+        let (backend, server) = place.split_once('/')?;
+        let session = Session {
+            backend: backend.into(),
+            ..session(0x55df_672d_6cc0 + id, server)
+        };
+        Some((client.parse().ok()?, session))
+    };
+    Arc::new(View {
+        sessions: (0..).zip(sessions).filter_map(session).collect(),
+        ..View::default()
+    })
 }
 
 /// A runtime limit of the upload, such as `8mbit`.
@@ -119,10 +156,14 @@ pub struct FakeState {
     pub forgotten: Vec<ClientKey>,
     /// Every prefix whose connections were closed.
     pub disconnected: Vec<IpNet>,
+    /// What single connections are held to.
+    pub flow_limits: HashMap<FlowKey, [Option<RateLimit>; 2]>,
     /// When set, [`Kernel::apply`] fails so.
     pub refuse_apply: Option<String>,
     /// When set, [`Kernel::sample`] fails so.
     pub refuse_sample: Option<String>,
+    /// When set, [`Kernel::limit_flows`] fails so.
+    pub refuse_limits: Option<String>,
     /// What is wrong, for people.
     pub warnings: Vec<String>,
 }
@@ -185,6 +226,21 @@ impl Kernel for FakeKernel {
             .sample
             .clients
             .retain(|(key, _)| !clients.contains(key));
+        Ok(())
+    }
+
+    fn limit_flows(&mut self, limits: &[FlowLimit]) -> Result<()> {
+        let mut state = self.state();
+        if let Some(reason) = &state.refuse_limits {
+            return Err(anyhow!(reason.clone()));
+        }
+        for limit in limits {
+            state.flow_limits.insert(limit.key, limit.limits);
+            let open = state.sample.flows.iter_mut();
+            for (_, flow) in open.filter(|(key, _)| *key == limit.key) {
+                flow.own = limit.limits.map(RateLimit::to_kernel);
+            }
+        }
         Ok(())
     }
 

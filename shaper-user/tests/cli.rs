@@ -106,8 +106,8 @@ impl Daemon {
 fn help_of_every_command() {
     let mut all = output(&mut shaper(&["--help"])).0;
     for command in [
-        "run", "top", "flows", "clients", "servers", "status", "limit", "block", "unblock",
-        "check", "reload", "detach",
+        "run", "top", "flows", "clients", "servers", "status", "limit", "block", "unblock", "kill",
+        "drain", "check", "reload", "detach",
     ] {
         let (out, err, code) = output(&mut shaper(&[command, "--help"]));
         assert_eq!((err.as_str(), code), ("", 0));
@@ -133,6 +133,17 @@ fn wrong_usage_is_2() {
         &["block", "web.example"],
         &["block", "192.0.2.1", "--for", "0s"],
         &["unblock"],
+        &["kill"],
+        &["kill", "203.0.113.9"],
+        &["kill", "2001:db8::9:4000"],
+        &["kill", "0x"],
+        &["drain", "be_ws/srv1"],
+        &["drain", "be_ws/srv1", "--share", "0.3"],
+        &["drain", "srv1", "--share", "0.3", "--over", "10m"],
+        &["drain", "be_ws/srv1", "--share", "0", "--over", "10m"],
+        &["drain", "be_ws/srv1", "--share", "30", "--over", "10m"],
+        &["drain", "be_ws/srv1", "--share", "nan", "--over", "10m"],
+        &["drain", "be_ws/srv1", "--stop", "--dry-run"],
         &["check"],
         &["run", "--log-format", "xml"],
         &["run", "--tc-hook", "xdp"],
@@ -153,6 +164,8 @@ fn without_a_daemon_it_is_1_and_says_what_to_do() {
         &["status", "--json"],
         &["block", "192.0.2.1"],
         &["limit", "192.0.2.1", "--clear"],
+        &["kill", "192.0.2.1:4000"],
+        &["drain", "be_ws/srv1", "--stop"],
         &["reload"],
     ] {
         let (out, err, code) = output(shaper(args).arg("--socket").arg(&socket));
@@ -249,6 +262,10 @@ fn tables_are_plain_where_no_terminal_is() {
     assert!(lines[1].starts_with("192.0.2.1"));
     assert!(!out.contains('\x1b'));
     assert!(daemon.done(&["flows", "rule:nobody"]).starts_with("CLIENT"));
+    for (order, first) in [(&[][..], "192.0.2.1"), (&["--reverse"], "203.0.113.9")] {
+        let args = [&["clients", "--json", "--sort", "client"], order].concat();
+        assert_eq!(daemon.json(&args)["clients"][0]["client"], first);
+    }
     let status = daemon.done(&["status"]);
     assert!(
         status.contains("3 flows, 2 clients, 0 limited now"),
@@ -257,18 +274,24 @@ fn tables_are_plain_where_no_terminal_is() {
 }
 
 #[test]
-fn servers_are_none_yet() {
+fn without_servers_the_reason_is_on_standard_error() {
     let daemon = daemon();
     assert_eq!(
         daemon.json(&["servers", "--json"])["servers"],
         Value::Array(vec![])
     );
-    let (_, err, code) = output(&mut daemon.shaper(&["servers"]));
-    assert_eq!(code, 0);
-    assert!(
-        err.contains("HAProxy is not built into this version"),
-        "{err}"
-    );
+    for args in [&["servers"][..], &["servers", "--json", "backend:be_ws"]] {
+        let (out, err, code) = output(&mut daemon.shaper(args));
+        assert_eq!(code, 0);
+        assert!(out.starts_with("BACKEND") || out.starts_with('{'), "{out}");
+        assert!(
+            err.starts_with("shaper: ") && err.contains("HAProxy"),
+            "{err}"
+        );
+    }
+    let (_, err, code) = output(&mut daemon.shaper(&["servers", "server:"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("expected the name of a server"), "{err}");
 }
 
 /// The daemon runs as this user, so the commands have the right only as root.
@@ -339,4 +362,51 @@ fn a_reader_that_has_enough_is_no_failure() {
     let ended = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
     assert_eq!(ended.status.code(), Some(0));
+}
+
+#[test]
+fn sessions_are_closed_only_where_the_policy_names_it() {
+    let daemon = daemon();
+    let drain = [
+        "drain",
+        "be_ws/srv1",
+        "--share",
+        "0.3",
+        "--over",
+        "10m",
+        "--dry-run",
+    ];
+    for (args, action) in [(&["kill", "192.0.2.1:4002"][..], "kill"), (&drain, "drain")] {
+        let (out, err, code) = output(&mut daemon.shaper(args));
+        assert_eq!((out.as_str(), code), ("", 1), "{args:?}");
+        let line =
+            format!("write `actions = [\"{action}\"]` under [haproxy], then `shaper reload`");
+        assert!(err.contains(&line), "{err}");
+    }
+    let file = daemon.dir.path().join("policy.toml");
+    let allowed = format!("{POLICY}\n[haproxy]\nactions = [\"kill\", \"drain\"]\n");
+    fs::write(&file, allowed).unwrap();
+    daemon.done(&["reload"]);
+    let error = |args: &[&str]| {
+        let (out, err, code) = output(&mut daemon.shaper(args));
+        assert_eq!((out.as_str(), code), ("", 1), "{args:?}");
+        err
+    };
+    let err = error(&["kill", "192.0.2.1:4002"]);
+    assert!(
+        err.contains("HAProxy has not told of 192.0.2.1:4002"),
+        "{err}"
+    );
+    let err = error(&["kill", "203.0.113.9:4001"]);
+    assert!(
+        err.contains("no TCP flow 203.0.113.9:4001 is open"),
+        "{err}"
+    );
+    let err = error(&drain);
+    assert!(
+        err.contains("no open session is pinned to be_ws/srv1"),
+        "{err}"
+    );
+    let err = error(&["drain", "be_ws/srv1", "--stop"]);
+    assert!(err.contains("be_ws/srv1 is not being drained"), "{err}");
 }

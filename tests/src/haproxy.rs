@@ -1,42 +1,27 @@
 //! A HAProxy of its own, in the lab's proxy namespace.
 
+mod configuration;
 mod installed;
 
+pub use configuration::{Place, Spec};
 pub use installed::{Installed, VARIABLE, choose, installed};
 
-use crate::lab::{Lab, PORT, backend_v4};
+use crate::lab::Lab;
 use crate::process::Background;
-use anyhow::{Context, Result};
-use std::fmt::Write as _;
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// The port that backends listen on.
 pub const BACKEND_PORT: u16 = 9000;
-
-/// What is special about a HAProxy.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    /// The program.
-    pub program: PathBuf,
-    /// Its threads; `None`: as many as there are CPUs.
-    pub threads: Option<u16>,
-    /// Further lines of the frontend.
-    pub frontend: Vec<String>,
-}
-
-impl Default for Spec {
-    /// The system's, which `SHAPER_HAPROXY` overrides.
-    fn default() -> Self {
-        let program = std::env::var_os(VARIABLE).unwrap_or_else(|| "haproxy".into());
-        Self {
-            program: program.into(),
-            threads: None,
-            frontend: Vec::new(),
-        }
-    }
-}
+const READY: Duration = Duration::from_secs(10);
 
 /// A running HAProxy; dropping it ends it. The system's service is another
 /// process and is not touched.
@@ -44,10 +29,12 @@ impl Default for Spec {
 pub struct Haproxy {
     process: Background,
     socket: PathBuf,
+    master: Option<PathBuf>,
 }
 
 impl Haproxy {
-    /// Balances WebSockets on [`PORT`], IPv4 and IPv6, over the lab's backends.
+    /// Balances WebSockets on [`crate::lab::PORT`], IPv4 and IPv6, over the
+    /// lab's backends.
     ///
     /// # Errors
     /// When haproxy is not installed or does not come up; with its log.
@@ -62,31 +49,121 @@ impl Haproxy {
     pub fn start_with(lab: &Lab, spec: &Spec) -> Result<Self> {
         let configuration = lab.directory().join("haproxy.cfg");
         let socket = lab.directory().join("haproxy.sock");
-        std::fs::write(&configuration, text(lab, &socket, spec)?)?;
+        fs::write(&configuration, spec.text(lab, &socket)?)?;
         let mut command = lab.proxy.command(&spec.program);
-        command.arg("-db").arg("-f").arg(&configuration);
+        let master = spec.master.then(|| lab.directory().join("master.sock"));
+        match &master {
+            Some(master) => command.args(["-W", "-S"]).arg(master),
+            None => command.arg("-db"),
+        };
+        command.arg("-f").arg(&configuration);
+        // One that was killed leaves it behind.
+        let _ = fs::remove_file(&socket);
         let process = Background::start("haproxy", command, &lab.directory().join("haproxy.log"))?;
-        let mut haproxy = Self { process, socket };
+        let mut haproxy = Self {
+            process,
+            socket,
+            master,
+        };
         let socket = haproxy.socket.clone();
         haproxy
             .process
-            .wait_ready(Duration::from_secs(10), || {
-                UnixStream::connect(&socket).is_ok()
-            })
+            .wait_ready(READY, || UnixStream::connect(&socket).is_ok())
             .context("haproxy (is it installed? `cargo xtask setup`)")?;
         Ok(haproxy)
     }
 
-    /// Its stats socket, at level admin.
+    /// Its stats socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// The process.
+    /// Its master CLI socket, where it has a master.
+    #[must_use]
+    pub fn master(&self) -> Option<&Path> {
+        self.master.as_deref()
+    }
+
+    /// The process; the master, where there is one.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// The processes that hold connections, as the kernel knows them, in no
+    /// order: the master's children, or the process itself.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn workers(&self) -> Result<Vec<u32>> {
+        let pid = self.pid();
+        if self.master.is_none() {
+            return Ok(vec![pid]);
+        }
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        children
+            .split_whitespace()
+            .map(|child| child.parse().map_err(Into::into))
+            .collect()
+    }
+
+    /// What the stats socket answers to a command.
+    ///
+    /// # Errors
+    /// When it does not, within five seconds.
+    pub fn ask(&self, command: &str) -> Result<String> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        writeln!(stream, "{command}")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// Has the master start a new worker, as `systemctl reload` does, and waits
+    /// until that one accepts. Returns its process. The old one stays while a
+    /// connection does.
+    ///
+    /// # Errors
+    /// When there is no master, or no new worker within ten seconds.
+    pub fn reload(&self) -> Result<u32> {
+        self.master.as_ref().context("only a master reloads")?;
+        let before = self.workers()?;
+        self.process.signal(Signal::SIGUSR2)?;
+        let deadline = Instant::now() + READY;
+        loop {
+            let info = self.ask("show info").unwrap_or_default();
+            let answering = info.lines().find_map(|line| {
+                let pid = line.strip_prefix("Pid: ")?;
+                pid.trim().parse::<u32>().ok()
+            });
+            if let Some(pid) = answering.filter(|pid| !before.contains(pid)) {
+                return Ok(pid);
+            }
+            if Instant::now() > deadline {
+                bail!("no new worker within {READY:?}:\n{}", self.log());
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Kills it and its workers; what it had open is reset or closed.
+    ///
+    /// # Errors
+    /// When it is gone, or stays.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.process.wait(READY).map(drop)
+    }
+
+    /// Sends a signal to the process and its workers.
+    ///
+    /// # Errors
+    /// When they are gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        killpg(self.group(), signal).context("cannot signal haproxy")
     }
 
     /// What it has written so far.
@@ -94,36 +171,18 @@ impl Haproxy {
     pub fn log(&self) -> String {
         self.process.log()
     }
+
+    /// It started in a process group of its own.
+    fn group(&self) -> Pid {
+        Pid::from_raw(self.pid().cast_signed())
+    }
 }
 
-fn text(lab: &Lab, socket: &Path, spec: &Spec) -> Result<String> {
-    let threads = spec
-        .threads
-        .map_or_else(String::new, |threads| format!("    nbthread {threads}\n"));
-    let mut text = format!(
-        "global\n\
-         \x20   maxconn 4000\n\
-         {threads}\
-         \x20   stats socket {} mode 600 level admin\n\
-         defaults\n\
-         \x20   mode http\n\
-         \x20   option forwardfor\n\
-         \x20   timeout connect 5s\n\
-         \x20   timeout client 1m\n\
-         \x20   timeout server 1m\n\
-         \x20   timeout tunnel 1h\n\
-         frontend fe_ws\n\
-         \x20   bind :::{PORT} v4v6\n\
-         \x20   default_backend be_ws\n",
-        socket.display()
-    );
-    for line in &spec.frontend {
-        writeln!(text, "    {line}")?;
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        // The workers too, at once; it may have ended by itself.
+        if self.process.is_running() {
+            let _ = killpg(self.group(), Signal::SIGKILL);
+        }
     }
-    text.push_str("backend be_ws\n    balance leastconn\n");
-    for n in 1..=lab.backends.len() {
-        let address = backend_v4(u8::try_from(n)?);
-        writeln!(text, "    server srv{n} {address}:{BACKEND_PORT}")?;
-    }
-    Ok(text)
 }

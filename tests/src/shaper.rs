@@ -6,7 +6,7 @@ use crate::process::{self, Background};
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
-use shaper_user::model::{Client, Clients, Flows, Status};
+use shaper_user::model::{Client, Clients, Flows, Servers, Status};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -108,6 +108,10 @@ impl Shaper {
     /// When the binary is missing or mounts are refused.
     pub fn new(lab: &Lab) -> Result<Self> {
         let log = lab.directory().join("host.log");
+        // Of a host before on the same lab, which would be taken for this one's.
+        if log.exists() {
+            std::fs::remove_file(&log)?;
+        }
         let mut command = lab.proxy.command("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", HOST]);
         let mut host = Background::start("the host's mounts", command, &log)?;
@@ -310,6 +314,15 @@ impl Shaper {
     pub fn clients(&self) -> Result<Clients> {
         let text = self.cli(&["clients", "--json"])?.ok()?;
         serde_json::from_str(&text).with_context(|| format!("clients: {text}"))
+    }
+
+    /// `shaper servers --json`.
+    ///
+    /// # Errors
+    /// When it fails or answers something else.
+    pub fn servers(&self) -> Result<Servers> {
+        let text = self.cli(&["servers", "--json"])?.ok()?;
+        serde_json::from_str(&text).with_context(|| format!("servers: {text}"))
     }
 
     /// The next sample of the clients that the daemon takes from now on.

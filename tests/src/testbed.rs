@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use shaper_common::bucket::Limit;
 use shaper_common::class::{Class, Settings, mask};
 use shaper_common::control::{Control, DONE, op};
 use shaper_common::flow::{Client, Flow};
@@ -139,14 +140,30 @@ impl Testbed {
     /// # Errors
     /// When the test run fails.
     pub fn control(&self, op: u32, key: FlowKey, value: u64) -> Result<bool> {
-        let request = Control {
+        self.request(&Control {
             op,
             key,
             value,
             ..Control::default()
-        };
+        })
+    }
+
+    /// Limits one flow, by direction; whether it is there.
+    ///
+    /// # Errors
+    /// When the test run fails.
+    pub fn limit_flow(&self, key: FlowKey, limits: [Limit; 2]) -> Result<bool> {
+        self.request(&Control {
+            op: op::LIMIT,
+            key,
+            limits,
+            ..Control::default()
+        })
+    }
+
+    fn request(&self, request: &Control) -> Result<bool> {
         Ok(self
-            .classifier(names::CONTROL, bytes_of(&request), None, 1)?
+            .classifier(names::CONTROL, bytes_of(request), None, 1)?
             .0
             == DONE.cast_signed())
     }

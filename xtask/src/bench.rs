@@ -11,8 +11,9 @@ pub struct Args {
     /// Which one: `cost` (ns per packet of the TC program, beside an empty one),
     /// `sampling` (reading and ranking 100,000 flows), `conformance` (what limits do
     /// to real TCP, beside other limiters), `isolation` (latency of light WebSockets
-    /// beside a heavy one) or `proxy-cost` (CPU of HAProxy and the kernel for 100
-    /// throttled WebSockets)
+    /// beside a heavy one), `proxy-cost` (CPU of HAProxy and the kernel for 100
+    /// throttled WebSockets), `balance` (load of two servers with leastconn alone and
+    /// with our agent) or `join` (what asking HAProxy costs with 10,000 WebSockets)
     name: String,
     /// Options of that benchmark
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -24,7 +25,7 @@ pub fn run(args: &Args) -> Result<Infallible> {
     sh::need_root("bench")?;
     if matches!(
         args.name.as_str(),
-        "conformance" | "isolation" | "proxy-cost"
+        "conformance" | "isolation" | "proxy-cost" | "balance" | "join"
     ) {
         setup::incumbents()?;
         if std::env::var_os("SHAPER_HAPROXY").is_none()

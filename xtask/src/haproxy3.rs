@@ -1,4 +1,4 @@
-//! A newer HAProxy than the distribution's, for what the older one lacks: its
+//! A newer HAProxy than the distribution's, beside it or for what it lacks: its
 //! packages are unpacked below the target directory and never installed.
 
 use crate::sh;
@@ -86,6 +86,7 @@ fn unpack(new: &Path) -> Result<()> {
         }
         for option in [
             "APT::Sandbox::User=root",
+            "Acquire::http::Timeout=20",
             "Acquire::Languages=none",
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
             "Debug::NoLocking=1",

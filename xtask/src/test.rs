@@ -1,7 +1,7 @@
 //! `test`: every check there is, one after the other, and one line that counts.
 
 use crate::results::{self, Counts};
-use crate::{ebpf, setup, sh, toolchain};
+use crate::{ebpf, haproxy3, setup, sh, toolchain};
 use anyhow::{Context, Result};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -162,6 +162,12 @@ fn kernel_tests() -> Result<Step> {
         ));
     }
     setup::runtime()?;
+    if std::env::var_os("SHAPER_HAPROXY").is_none()
+        && let Err(error) = haproxy3::install()
+    {
+        // Tests that need it say so and count as skipped.
+        println!("{error:#}");
+    }
     sh::run(&mut sh::cargo([
         "build",
         "--release",

@@ -143,14 +143,43 @@ fn the_first_window_is_smaller_for_a_client_in_debt() {
     assert_eq!(initial_window(&Limit::NONE, u64::MAX), 14_480);
 }
 
+fn burst(payload: u32, debt: u64, active: u64) -> Burst {
+    Burst {
+        debt,
+        active,
+        segment: 1448,
+        headers: 52,
+        payload,
+    }
+}
+
 #[test]
-fn pacing_is_exact_at_the_target_and_bends_around_it() {
-    let limit = limit(8 * MBIT);
-    let exact = pacing_rate(&limit, 100 * MILLI, 1, 1448, 52);
+fn pacing_is_exact_at_the_target_and_pays_back_what_is_owed() {
+    let (fast, slow) = (limit(8 * MBIT), limit(MBIT));
+    let rate = |payload, debt, active| pacing_rate(&fast, &burst(payload, debt, active));
+    let exact = rate(2896, 97 * MILLI, 1);
     assert!((964_000..=965_400).contains(&exact), "{exact}");
-    assert_eq!(pacing_rate(&limit, 0, 1, 1448, 52), 2 * exact);
-    assert_eq!(pacing_rate(&limit, 1 << 40, 1, 1448, 52), exact / 8);
-    assert_eq!(pacing_rate(&limit, 100 * MILLI, 4, 1448, 52), exact / 4);
+    assert_eq!(rate(2896, 0, 1).div_ceil(2), exact);
+    assert_eq!(rate(0, 1 << 40, 1).div_ceil(2), exact);
+    assert_eq!(rate(2896, 1 << 40, 1), exact / 8);
+    assert_eq!(rate(2896, 97 * MILLI, 4), exact / 4);
+    // 44 segments take 66 ms. What the bucket is over is waited for, no more.
+    let large = rate(44 * 1448, 67 * MILLI, 1);
+    assert!(large.abs_diff(exact * 66 / 99) < 2000, "{large}");
+    // At 1 Mbit/s they take longer than the burst: the bucket must run dry first.
+    let slow = pacing_rate(&slow, &burst(44 * 1448, 20 * MILLI, 1));
+    assert!(slow.abs_diff(exact / 8) < 200, "{slow}");
+}
+
+#[test]
+fn little_is_in_flight_where_much_would_be_sent_at_once() {
+    let at = |bps, srtt, active| in_flight(&limit(bps), srtt, active, 1448);
+    assert_eq!(at(MBIT, 200_000, 1), 4);
+    assert_eq!(at(8 * MBIT, 200_000, 1), 64);
+    assert_eq!(at(8 * MBIT, 200_000, 8), 4);
+    assert_eq!(at(50 * MBIT, 200_000, 1), 0);
+    assert_eq!(at(MBIT, 20 * MILLI, 1), 0);
+    assert_eq!(in_flight(&Limit::NONE, 0, 1, 1448), 0);
 }
 
 proptest! {
@@ -178,13 +207,17 @@ proptest! {
 
     #[test]
     fn any_pacing_rate_is_between_an_eighth_and_twice_the_share(
-        bps in 1_000_u64..400_000_000_000,
+        bps in 8_000_u64..400_000_000_000,
         debt in 0_u64..20_000_000_000,
         active in 1_u64..4096,
+        payload in 0_u32..600_000,
     ) {
         let limit = limit(bps);
-        let rate = pacing_rate(&limit, debt, active, 1448, 52);
-        prop_assert!(rate <= bps / 8 * 2 / active + 1);
-        prop_assert!(rate >= (bps / 8 / active / 9).saturating_sub(1500));
+        let rate = pacing_rate(&limit, &burst(payload, debt, active));
+        prop_assert!(rate <= bps / 8 * 2 / active + bps / 8 / active / 50 + 1);
+        // The headers of a short last segment.
+        let least = bps / 8 / active / 8;
+        let least = if payload < 1448 { least * u64::from(payload) / 1500 } else { least * 9 / 10 };
+        prop_assert!(rate >= least.saturating_sub(1), "{} of {}", rate, least);
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn reload(socket: &Path) -> Result<ExitCode> {
     change(socket, Command::Reload)
 }
 
-fn change(socket: &Path, command: Command) -> Result<ExitCode> {
+pub(super) fn change(socket: &Path, command: Command) -> Result<ExitCode> {
     let done = output::runtime()?.block_on(async {
         let mut client = Client::connect(socket).await?;
         client.change(command).await

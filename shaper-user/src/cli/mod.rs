@@ -5,11 +5,13 @@
 //! | `run` | `run` |
 //! | `show` | `flows`, `clients`, `servers`, `status`, `top` |
 //! | `change` | `limit`, `block`, `unblock`, `reload` |
+//! | `act` | `kill`, `drain` |
 //! | `check` | `check` |
 //! | `detach` | `detach` |
 //! | `parse` | values of options, checked before anything is done |
 //! | `output` | where answers go, and how a command ends |
 
+mod act;
 mod change;
 mod check;
 mod detach;
@@ -68,6 +70,10 @@ enum Command {
     Block(change::BlockArgs),
     /// Take a runtime block away
     Unblock(change::UnblockArgs),
+    /// Have HAProxy close one connection
+    Kill(act::KillArgs),
+    /// Have HAProxy close a server's heaviest connections, one after the other
+    Drain(act::DrainArgs),
     /// Check a policy file and print what it means
     Check(check::Args),
     /// Have the daemon read its policy again
@@ -93,6 +99,8 @@ pub fn main() -> ExitCode {
         Command::Limit(args) => change::limit(socket, args),
         Command::Block(args) => change::block(socket, args),
         Command::Unblock(args) => change::unblock(socket, args),
+        Command::Kill(args) => act::kill(socket, args),
+        Command::Drain(args) => act::drain(socket, args),
         Command::Check(args) => check::check(&args),
         Command::Reload => change::reload(socket),
         Command::Detach => detach::detach(socket),

@@ -23,6 +23,14 @@ pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Res
     Ok(())
 }
 
+/// Cells of a line of the terminal that standard output is; `None` where it is none.
+pub(super) fn width() -> Option<u16> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    crossterm::terminal::size().ok().map(|(width, _)| width)
+}
+
 /// Writes JSON: indented for a person, one line for a program.
 pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
     let stdout = io::stdout();

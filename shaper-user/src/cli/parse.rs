@@ -2,6 +2,8 @@
 //! and not a refusal of the daemon.
 
 use crate::filter::Filter;
+use crate::haproxy::drain::server_name;
+use crate::haproxy::kill::FlowName;
 use crate::policy::{Rate, units};
 use crate::runtime::parse_client;
 use clap::CommandFactory;
@@ -28,6 +30,29 @@ pub(super) fn duration(text: &str) -> Result<u64, String> {
         Ok(0) => Err("a duration of less than a millisecond would end at once".to_owned()),
         Ok(ms) => Ok(ms),
         Err(_) => Err("the duration is too long; leave it out for no end".to_owned()),
+    }
+}
+
+/// A flow, kept as it was written.
+pub(super) fn flow(text: &str) -> Result<String, String> {
+    text.parse::<FlowName>()
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
+}
+
+/// `backend/server`, kept as it was written.
+pub(super) fn server(text: &str) -> Result<String, String> {
+    server_name(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
+}
+
+/// A part of one, in whole percent.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub(super) fn share(text: &str) -> Result<u8, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.01..=1.0).contains(&share) => Ok((share * 100.0).round() as u8),
+        _ => Err("allowed: 0.01 to 1, such as 0.3 for three tenths".to_owned()),
     }
 }
 

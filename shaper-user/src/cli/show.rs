@@ -17,8 +17,9 @@ macro_rules! filter_help {
     ($example:literal) => {
         concat!(
             "Filter terms, all of which must match: client:PREFIX, rule:NAME, \
-             state:limited|blocked|exempt|idle|active, port:N, protocol:tcp|udp, or any text \
-             within client or rule.\n\n",
+             state:limited|blocked|exempt|idle|active, port:N, protocol:tcp|udp, backend:NAME, \
+             server:NAME or server:BACKEND/NAME, or any text within client, rule, backend or \
+             server.\n\n",
             $example
         )
     };
@@ -28,13 +29,17 @@ pub(super) const FLOWS_HELP: &str =
     filter_help!("Example: shaper flows --sort upload -n 10 client:203.0.113.0/24");
 pub(super) const CLIENTS_HELP: &str =
     filter_help!("Example: shaper clients --sort limited state:limited");
-pub(super) const SERVERS_HELP: &str = filter_help!("Example: shaper servers --json");
+pub(super) const SERVERS_HELP: &str =
+    filter_help!("Example: shaper servers --sort upload backend:be_ws");
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What to order by
     #[arg(long, value_enum, default_value_t, value_name = "KEY")]
     sort: SortKey,
+    /// Turn the order round
+    #[arg(long)]
+    reverse: bool,
     /// At most so many rows
     #[arg(short, value_name = "N")]
     n: Option<usize>,
@@ -50,7 +55,7 @@ impl Args {
     fn query(&self) -> Query {
         Query {
             sort: self.sort,
-            reverse: false,
+            reverse: self.reverse,
             limit: self.n,
             filter: parse::filter(&self.filter),
         }
@@ -70,7 +75,7 @@ pub(super) fn flows(socket: &Path, args: Args) -> Result<ExitCode> {
         socket,
         Command::Flows(args.query()),
         args.json,
-        |out, answer| render::flows(out, answer),
+        |out, answer| render::flows(out, answer, output::width()),
     )
 }
 
@@ -79,20 +84,30 @@ pub(super) fn clients(socket: &Path, args: Args) -> Result<ExitCode> {
         socket,
         Command::Clients(args.query()),
         args.json,
-        |out, answer| render::clients(out, answer),
+        |out, answer| render::clients(out, answer, output::width()),
     )
 }
 
 pub(super) fn servers(socket: &Path, args: Args) -> Result<ExitCode> {
-    let query = Command::Servers(args.query());
-    let code = show(socket, query, args.json, |out, answer: &model::Servers| {
-        render::servers(out, answer)
+    let query = args.query();
+    let filter = query.filter.clone();
+    let (answer, status) = output::runtime()?.block_on(async {
+        let mut client = Client::connect(socket).await?;
+        let answer: model::Servers = client.request(Command::Servers(query)).await?;
+        let status: Option<model::Status> = match answer.matched {
+            0 => Some(client.request(Command::Status).await?),
+            _ => None,
+        };
+        Ok::<_, anyhow::Error>((answer, status))
     })?;
-    writeln!(
-        io::stderr(),
-        "shaper: the join with HAProxy is not built into this version"
-    )?;
-    Ok(code)
+    print(&answer, args.json, |out, answer| {
+        render::servers(out, answer, output::width())
+    })?;
+    if let Some(status) = status {
+        let why = render::why_none(&status.haproxy, &filter);
+        writeln!(io::stderr(), "shaper: {why}")?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn status(socket: &Path, args: &StatusArgs) -> Result<ExitCode> {
@@ -127,10 +142,18 @@ fn show<T: DeserializeOwned + Serialize>(
         let mut client = Client::connect(socket).await?;
         client.request(command).await
     })?;
-    if json {
-        output::json(&answer)?;
-    } else {
-        output::print(|out| render(out, &answer))?;
-    }
+    print(&answer, json, render)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn print<T: Serialize>(
+    answer: &T,
+    json: bool,
+    render: impl FnOnce(&mut dyn Write, &T) -> io::Result<()>,
+) -> Result<()> {
+    if json {
+        output::json(answer)
+    } else {
+        output::print(|out| render(out, answer))
+    }
 }

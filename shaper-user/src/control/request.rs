@@ -97,6 +97,19 @@ mod tests {
                 client: "192.0.2.1".to_owned(),
                 for_ms: Some(5),
             },
+            Command::Kill {
+                flow: "192.0.2.1:4000".to_owned(),
+                dry_run: true,
+            },
+            Command::Drain {
+                server: "be_ws/srv1".to_owned(),
+                percent: 30,
+                over_ms: 600_000,
+                dry_run: false,
+            },
+            Command::StopDrain {
+                server: "be_ws/srv1".to_owned(),
+            },
             Command::Limit {
                 client: "192.0.2.1".to_owned(),
                 upload: Some("8mbit".to_owned()),
@@ -146,6 +159,9 @@ mod tests {
             r#"{"v":1,"command":"block"}"#,
             r#"{"v":1,"command":"block","client":"192.0.2.1","for":60}"#,
             r#"{"v":1,"command":"block","client":"192.0.2.1","for_ms":-1}"#,
+            r#"{"v":1,"command":"kill","flow":"192.0.2.1:4000","dryrun":true}"#,
+            r#"{"v":1,"command":"drain","server":"be/srv1","percent":300,"over_ms":1000}"#,
+            r#"{"v":1,"command":"drain","server":"be/srv1"}"#,
         ]
         .iter()
         .map(|line| {

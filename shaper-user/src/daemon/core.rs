@@ -1,15 +1,22 @@
 //! What the daemon knows, and what each command does to it. Without clocks,
 //! threads and sockets, so that every step is tested alone.
 
+mod join;
+
+pub(super) use join::Plan;
+
+use super::caps::Places;
 use super::events::EventLog;
 use super::notify;
 use crate::control::server::{Answer, Peer};
 use crate::control::socket::set_group;
 use crate::filter::FilterError;
+use crate::haproxy::View;
+use crate::haproxy::agent::Feed;
 use crate::kernel::Kernel;
 use crate::model;
 use crate::policy::client;
-use crate::policy::{Compiled, Expiry, Mode, OnExit, Policy, Rate, RateLimit};
+use crate::policy::{Compiled, Expiry, Haproxy, Mode, OnExit, Policy, Rate, RateLimit};
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode};
 use crate::runtime::{self, Overrides};
 use crate::sampler::Sampler;
@@ -86,32 +93,43 @@ pub fn overrides_beside(socket: &Path) -> PathBuf {
 
 /// Everything the daemon knows.
 pub(super) struct Core<K> {
-    kernel: K,
+    pub(super) kernel: K,
     options: Options,
-    policy: Policy,
+    pub(super) policy: Policy,
     from_file: bool,
     compiled: Arc<Compiled>,
     overrides: Overrides,
-    sampler: Sampler,
+    pub(super) sampler: Sampler,
+    pub(super) places: Places,
     events: EventLog,
     since: Timestamp,
     samples: u64,
     sample_failures: u64,
     /// Microseconds that the last sample took.
     sample_us: u64,
-    /// Why the last sample, saving or expiry failed; empty when it did not.
-    trouble: [Option<String>; 3],
+    /// Where the agent's weights go.
+    feed: Feed,
+    /// Why the last sample, saving, expiry or limit by place failed; empty when
+    /// it did not.
+    trouble: [Option<String>; 4],
 }
 
 /// Indexes of `Core::trouble`.
 const SAMPLING: usize = 0;
 const SAVING: usize = 1;
 const EXPIRING: usize = 2;
+pub(super) const LIMITING: usize = 3;
 
 impl<K: Kernel> Core<K> {
     /// Puts the policy in force, with what was set at runtime before, and takes
     /// the first sample.
-    pub fn start(mut kernel: K, policy: Policy, options: Options, now: Timestamp) -> Result<Self> {
+    pub fn start(
+        mut kernel: K,
+        policy: Policy,
+        options: Options,
+        feed: Feed,
+        now: Timestamp,
+    ) -> Result<Self> {
         let loaded = Overrides::load(&options.overrides());
         if let Some(damaged) = &loaded.damaged {
             tracing::warn!("{damaged}");
@@ -132,13 +150,16 @@ impl<K: Kernel> Core<K> {
             compiled,
             overrides,
             sampler,
+            places: Places::default(),
             events: EventLog::default(),
             since: now,
             samples: 0,
             sample_failures: 0,
             sample_us: 0,
-            trouble: [None, loaded.damaged, None],
+            feed,
+            trouble: [None, loaded.damaged, None, None],
         };
+        core.feed.listen(core.policy.haproxy.agent);
         let closed = core.close_blocked(&[]);
         tracing::info!("{}{closed}", core.in_force());
         core.tick(now);
@@ -147,6 +168,16 @@ impl<K: Kernel> Core<K> {
 
     pub const fn on_exit(&self) -> OnExit {
         self.policy.on_exit
+    }
+
+    /// Where HAProxy is, as the policy in force has it.
+    pub const fn haproxy(&self) -> &Haproxy {
+        &self.policy.haproxy
+    }
+
+    /// Joins flows with what HAProxy said last.
+    pub fn set_view(&mut self, view: Arc<View>) {
+        self.sampler.set_view(view);
     }
 
     /// The work of every second.
@@ -170,6 +201,8 @@ impl<K: Kernel> Core<K> {
         } else {
             self.kernel.forget(&over)
         };
+        self.limit_places();
+        self.feed_agent();
         self.samples += 1;
         self.sample_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         let trouble = forgotten
@@ -209,7 +242,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Logs a trouble when it begins, changes and ends, not every second.
-    fn set_trouble(&mut self, which: usize, trouble: Option<String>) {
+    pub(super) fn set_trouble(&mut self, which: usize, trouble: Option<String>) {
         if self.trouble[which] == trouble {
             return;
         }
@@ -241,43 +274,34 @@ impl<K: Kernel> Core<K> {
                     .clients(query, &self.overrides.list())
                     .map(Answer::Clients)
                     .map_err(bad_filter),
-                Command::Servers(_) => Ok(Answer::Servers(model::Servers {
-                    at: self.sampler.at(),
-                    interval_ms: self.sampler.interval_ms(),
-                    servers: Vec::new(),
-                })),
+                Command::Servers(query) => self
+                    .sampler
+                    .servers(query)
+                    .map(|servers| Answer::Servers(self.with_limits(servers)))
+                    .map_err(bad_filter),
                 _ => Ok(Answer::Status(Box::new(self.status()))),
             };
         }
-        let written = as_sent(&command);
-        if peer.uid != 0 && !self.policy.control_uids.contains(&peer.uid) {
-            tracing::warn!(uid = peer.uid, pid = peer.pid, command = %written, "denied");
-            return Err(ErrorBody::new(
-                ErrorCode::Denied,
-                format!(
-                    "user {} may not change anything here; be root, or be named in `uids` of [control] in \
-                     the policy",
-                    peer.uid
-                ),
-            ));
-        }
+        self.allow(&command, peer)?;
         let result = self.change(&command, now);
-        match &result {
-            Ok(message) => tracing::info!(
-                uid = peer.uid,
-                pid = peer.pid,
-                command = %written,
-                "{message}"
-            ),
-            Err(error) => tracing::warn!(
-                uid = peer.uid,
-                pid = peer.pid,
-                command = %written,
-                "refused: {}",
-                error.message
-            ),
-        }
+        log(&command, peer, &result);
         result.map(|message| Answer::Done(Done { message }))
+    }
+
+    /// Whether `peer` may change something.
+    fn allow(&self, command: &Command, peer: Peer) -> Result<(), ErrorBody> {
+        if peer.uid == 0 || self.policy.control_uids.contains(&peer.uid) {
+            return Ok(());
+        }
+        tracing::warn!(uid = peer.uid, pid = peer.pid, command = %as_sent(command), "denied");
+        Err(ErrorBody::new(
+            ErrorCode::Denied,
+            format!(
+                "user {} may not change anything here; be root, or be named in `uids` of [control] in \
+                 the policy",
+                peer.uid
+            ),
+        ))
     }
 
     fn change(&mut self, command: &Command, now: Timestamp) -> Result<String, ErrorBody> {
@@ -336,8 +360,15 @@ impl<K: Kernel> Core<K> {
                 )
             }
             Command::Reload => return self.reload().map_err(failed),
-            Command::Flows(_) | Command::Clients(_) | Command::Servers(_) | Command::Status => {
-                return Err(ErrorBody::bad("not a change"));
+            // The first four change nothing; of the others see `Core::plan`.
+            Command::Flows(_)
+            | Command::Clients(_)
+            | Command::Servers(_)
+            | Command::Status
+            | Command::Kill { .. }
+            | Command::Drain { .. }
+            | Command::StopDrain { .. } => {
+                return Err(ErrorBody::bad("not a change of the policy"));
             }
         };
         self.apply_overrides(overrides).map_err(failed)?;
@@ -384,6 +415,7 @@ impl<K: Kernel> Core<K> {
             }
         };
         self.policy = policy;
+        self.feed.listen(self.policy.haproxy.agent);
         self.from_file = from_file;
         Ok(format!("{}{closed}", self.in_force()))
     }
@@ -395,11 +427,12 @@ impl<K: Kernel> Core<K> {
             "the default (no policy file)".to_owned()
         };
         let ports: Vec<_> = self.policy.ports.iter().map(u16::to_string).collect();
+        let rules = self.policy.rules.len() + self.policy.places.len();
         format!(
             "{source} is in force: {}, {} {}, {} {}",
             mode(self.policy.mode),
-            self.policy.rules.len(),
-            plural(self.policy.rules.len(), "rule", "rules"),
+            rules,
+            plural(rules, "rule", "rules"),
             plural(ports.len(), "port", "ports"),
             ports.join(", ")
         )
@@ -471,11 +504,14 @@ impl<K: Kernel> Core<K> {
         let mut counters: std::collections::BTreeMap<_, _> = stats
             .map(|(stat, value)| (stat.name().to_owned(), *value))
             .collect();
+        counters.insert("placed_flows".to_owned(), self.sampler.placed_flows());
         counters.insert("samples".to_owned(), self.samples);
         counters.insert("sample_failures".to_owned(), self.sample_failures);
         counters.insert("sample_us".to_owned(), self.sample_us);
         let mut warnings = self.kernel.warnings();
         warnings.extend(self.trouble.iter().flatten().cloned());
+        let haproxy = self.sampler.view().sockets_at(Instant::now());
+        warnings.extend(haproxy.iter().filter_map(|socket| socket.error.clone()));
         let [upload, download] = totals.traffic;
         model::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -487,6 +523,9 @@ impl<K: Kernel> Core<K> {
             interfaces: self.kernel.interfaces(),
             backpressure: self.kernel.backpressure(),
             hard_limit_only: totals.hard_limit_only,
+            haproxy,
+            // Known where they run, outside of this thread.
+            drains: Vec::new(),
             flows: totals.flows,
             clients: totals.clients,
             counters,
@@ -510,6 +549,15 @@ const fn mode(mode: Mode) -> &'static str {
 
 const fn plural<'a>(count: usize, one: &'a str, more: &'a str) -> &'a str {
     if count == 1 { one } else { more }
+}
+
+/// A change, who asked for it and what came of it.
+pub(super) fn log(command: &Command, peer: Peer, result: &Result<String, ErrorBody>) {
+    let (uid, pid, command) = (peer.uid, peer.pid, as_sent(command));
+    match result {
+        Ok(message) => tracing::info!(uid, pid, %command, "{message}"),
+        Err(error) => tracing::warn!(uid, pid, %command, "refused: {}", error.message),
+    }
 }
 
 /// A command as the socket carries it, for the log.

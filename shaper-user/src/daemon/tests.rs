@@ -1,5 +1,6 @@
 use super::*;
 use crate::control::client::Client;
+use crate::haproxy::fake;
 use crate::testing::{FakeKernel, client, flow};
 use nix::sys::signal::{Signal, raise};
 use shaper_common::key::TCP;
@@ -55,6 +56,118 @@ async fn it_serves_reloads_on_sighup_and_stops_on_sigterm() {
     raise(Signal::SIGTERM).unwrap();
     assert_eq!(daemon.await.unwrap().unwrap(), OnExit::Detach);
     assert!(!path.exists());
+}
+
+/// A stats socket that has a session of that client, on port 4000.
+fn haproxy(path: &std::path::Path, client: &str) -> fake::Server {
+    let session = format!("0x7: proto=tcpv4 src={client}:4000 fe=f be=b srv=s1 ts=00\n\n");
+    fake::Server::at(path, move |command| {
+        fake::Answer::Text(if command.contains("show info") {
+            format!("operator\n\nVersion: 3.0\nPid: 9\n\n{session}")
+        } else {
+            "Unknown command\n\n".to_owned()
+        })
+    })
+}
+
+/// The thread and the tasks that ask HAProxy, without signals and the control
+/// socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn flows_are_joined_with_haproxy_and_a_reload_changes_its_sockets() {
+    let dir = tempfile::tempdir().unwrap();
+    let [file, socket, other] =
+        ["policy.toml", "haproxy.sock", "other.sock"].map(|name| dir.path().join(name));
+    let policy = |path: &std::path::Path, poll: &str| {
+        let text = format!("[haproxy]\nsockets = [{path:?}]\npoll = {poll:?}");
+        std::fs::write(&file, text).unwrap();
+    };
+    policy(&socket, "1s");
+    let options = Options {
+        policy: PolicyFile {
+            path: file.clone(),
+            required: true,
+        },
+        interfaces: Vec::new(),
+        observe: false,
+        socket: dir.path().join("shaper.sock"),
+    };
+    let kernel = FakeKernel::new(
+        vec![flow("192.0.2.1", 4000, TCP), flow("192.0.2.2", 4000, TCP)],
+        vec![client("192.0.2.1"), client("192.0.2.2")],
+    );
+    let first = haproxy(&socket, "192.0.2.1");
+    let (loaded, _) = options.load().unwrap();
+    let (messages, inbox) = mpsc::channel();
+    let (feed, agent) = agent::agent();
+    let (policies, changes) = watch::channel(loaded.haproxy.clone());
+    let join = Join {
+        policy: policies,
+        views: poll::start(changes),
+    };
+    let core = Core::start(kernel, loaded, options, feed, Timestamp::now()).unwrap();
+    let thread = std::thread::spawn(move || turn(core, &inbox, join));
+    let handle = Handle {
+        messages,
+        actions: Arc::default(),
+        agent,
+    };
+    let joined = async |client: &str| {
+        let peer = Peer {
+            uid: 0,
+            pid: Some(1),
+        };
+        loop {
+            let asked = handle.handle(Command::Flows(crate::protocol::Query::default()), peer);
+            let Ok(Answer::Flows(flows)) = asked.await else {
+                panic!("no flows");
+            };
+            let of: Vec<_> = flows
+                .flows
+                .iter()
+                .filter(|flow| flow.haproxy.is_some())
+                .collect();
+            if let [flow] = of[..]
+                && flow.client.to_string() == client
+            {
+                return flow.haproxy.clone().unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let within = Duration::from_secs(10);
+    let found = tokio::time::timeout(within, joined("192.0.2.1"))
+        .await
+        .unwrap();
+    assert_eq!((found.server.as_str(), found.worker_pid), ("s1", 9));
+
+    let second = haproxy(&other, "192.0.2.2");
+    policy(&other, "2s");
+    handle.messages.send(Message::Reload).unwrap();
+    tokio::time::timeout(within, joined("192.0.2.2"))
+        .await
+        .unwrap();
+    drop(second);
+    let failing = async {
+        let peer = Peer {
+            uid: 0,
+            pid: Some(1),
+        };
+        loop {
+            let Ok(Answer::Status(status)) = handle.handle(Command::Status, peer).await else {
+                panic!("no status");
+            };
+            assert_eq!(status.haproxy[0].path, other.display().to_string());
+            if let Some(error) = &status.haproxy[0].error {
+                assert!(status.warnings.contains(error));
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(within, failing).await.unwrap();
+    handle.messages.send(Message::Stop).unwrap();
+    assert_eq!(thread.join().unwrap(), OnExit::Keep);
+    drop(first);
 }
 
 #[tokio::test]

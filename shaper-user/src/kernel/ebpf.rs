@@ -7,9 +7,9 @@ use super::interfaces::{Attached, resolve};
 use super::maps::{self, Maps};
 use super::support::Support;
 use super::updates::WindowUpdates;
-use super::{Kernel, Sample, place, sockets, sys, visits};
+use super::{FlowLimit, Kernel, Sample, place, sockets, sys, visits};
 use crate::model;
-use crate::policy::Compiled;
+use crate::policy::{Compiled, RateLimit};
 use anyhow::{Context, Result, bail};
 use aya::programs::{SchedClassifier, SockOps, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
@@ -135,9 +135,12 @@ pub(super) fn object(pins: &Path, log_connections: bool) -> Result<Ebpf> {
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }
-    loader.load(OBJECT).context(
-        "loading the kernel object: kernel 5.15 or later with CONFIG_BPF_SYSCALL is needed (uname -r)",
-    )
+    loader.load(OBJECT).with_context(|| {
+        format!(
+            "loading the kernel object; it needs kernel 5.15 or later with CONFIG_BPF_SYSCALL (uname -r), and bpffs for its pins at {}",
+            pins.display()
+        )
+    })
 }
 
 fn load(pins: &Path, options: &Options, support: &mut Support) -> Result<Ebpf> {
@@ -173,19 +176,22 @@ fn load(pins: &Path, options: &Options, support: &mut Support) -> Result<Ebpf> {
 impl EbpfKernel {
     /// Runs one request in the kernel.
     pub(super) fn control(&self, operation: u32, key: FlowKey, value: u64) -> Result<bool> {
-        let request = Control {
+        self.request(&Control {
             op: operation,
             value,
             key,
             ..Control::default()
-        };
+        })
+    }
+
+    fn request(&self, request: &Control) -> Result<bool> {
         let program: &SchedClassifier = self
             .ebpf
             .program(names::CONTROL)
             .context("the kernel object has no control program")?
             .try_into()?;
         let mut options = TestRunOptions::new();
-        options.data_in = Some(bytemuck::bytes_of(&request));
+        options.data_in = Some(bytemuck::bytes_of(request));
         let result = program
             .test_run(options)
             .context("running the control program")?;
@@ -286,6 +292,18 @@ impl Kernel for EbpfKernel {
                 ..FlowKey::default()
             };
             self.control(op::FORGET, key, since)?;
+        }
+        Ok(())
+    }
+
+    fn limit_flows(&mut self, limits: &[FlowLimit]) -> Result<()> {
+        for flow in limits {
+            self.request(&Control {
+                op: op::LIMIT,
+                key: flow.key,
+                limits: flow.limits.map(RateLimit::to_kernel),
+                ..Control::default()
+            })?;
         }
         Ok(())
     }

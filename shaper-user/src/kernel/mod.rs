@@ -16,7 +16,7 @@ mod updates;
 mod visits;
 
 use crate::model;
-use crate::policy::Compiled;
+use crate::policy::{Compiled, RateLimit};
 use anyhow::Result;
 use ipnet::IpNet;
 use shaper_common::event::Event;
@@ -37,6 +37,15 @@ pub struct Sample {
     pub stats: [u64; STATS_LEN],
     /// Events since the last sample.
     pub events: Vec<Event>,
+}
+
+/// What one connection is held to, beside what its client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowLimit {
+    /// The connection.
+    pub key: FlowKey,
+    /// By direction; `None`: nothing.
+    pub limits: [Option<RateLimit>; 2],
 }
 
 /// What the daemon needs of the kernel.
@@ -63,6 +72,12 @@ pub trait Kernel: Send {
     /// # Errors
     /// When the map cannot be written.
     fn forget(&mut self, clients: &[ClientKey]) -> Result<()>;
+
+    /// Limits single connections; those that are gone are passed over.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    fn limit_flows(&mut self, limits: &[FlowLimit]) -> Result<()>;
 
     /// Closes the open connections of a prefix to watched ports, as
     /// `SOCK_DESTROY` does; returns how many.

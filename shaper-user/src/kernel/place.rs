@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,15 +11,21 @@ const BPFFS: &str = "/sys/fs/bpf";
 const OWN_BPFFS: &str = "/run/shaper/bpf";
 const OWN_CGROUP: &str = "/run/shaper/cgroup2";
 
-/// First mount point of a file system type, from the text of `/proc/mounts`.
-fn find_mount(mounts: &str, kind: &str, prefer: &str) -> Option<PathBuf> {
+/// First mount point of a file system type, from the text of `/proc/mounts`,
+/// where `visible` finds it: another mount may lie over it.
+fn find_mount(
+    mounts: &str,
+    kind: &str,
+    prefer: &str,
+    visible: impl Fn(&str) -> bool,
+) -> Option<PathBuf> {
     let mut found: Option<PathBuf> = None;
     for line in mounts.lines() {
         let mut fields = line.split(' ').skip(1);
         let (Some(at), Some(fs)) = (fields.next(), fields.next()) else {
             continue;
         };
-        if fs == kind {
+        if fs == kind && visible(at) {
             if at == prefer {
                 return Some(at.into());
             }
@@ -26,6 +33,11 @@ fn find_mount(mounts: &str, kind: &str, prefer: &str) -> Option<PathBuf> {
         }
     }
     found
+}
+
+/// Whether a path is on a file system of a type, just now.
+fn is_on(at: &str, magic: FsType) -> bool {
+    statfs(at).is_ok_and(|found| found.filesystem_type() == magic)
 }
 
 fn mounts() -> Result<String> {
@@ -46,13 +58,12 @@ fn mount_own(kind: &str, at: &str) -> Result<PathBuf> {
 /// # Errors
 /// When it is neither there nor can be mounted.
 pub fn bpffs() -> Result<PathBuf> {
-    let mounts = mounts()?;
     // Ours first: pins are there, though the system may have mounted one since.
-    match find_mount(&mounts, "bpf", OWN_BPFFS) {
-        Some(at) if at == Path::new(OWN_BPFFS) => return Ok(at),
-        _ => {}
+    if is_on(OWN_BPFFS, BPF_FS_MAGIC) {
+        return Ok(OWN_BPFFS.into());
     }
-    match find_mount(&mounts, "bpf", BPFFS) {
+    let visible = |at: &str| is_on(at, BPF_FS_MAGIC);
+    match find_mount(&mounts()?, "bpf", BPFFS, visible) {
         Some(at) => Ok(at),
         // Not at the usual place, which `detach` could not know to be ours.
         None => mount_own("bpf", OWN_BPFFS),
@@ -64,7 +75,8 @@ pub fn bpffs() -> Result<PathBuf> {
 /// # Errors
 /// When it is neither there nor can be mounted.
 pub fn cgroup2() -> Result<PathBuf> {
-    match find_mount(&mounts()?, "cgroup2", "/sys/fs/cgroup") {
+    let visible = |at: &str| is_on(at, CGROUP2_SUPER_MAGIC);
+    match find_mount(&mounts()?, "cgroup2", "/sys/fs/cgroup", visible) {
         Some(at) => Ok(at),
         None => mount_own("cgroup2", OWN_CGROUP),
     }
@@ -140,12 +152,15 @@ mod tests {
 
     #[test]
     fn mounts_are_found_by_type_and_the_usual_place_is_preferred() {
-        let find = |kind, prefer| find_mount(MOUNTS, kind, prefer);
+        let find = |kind, prefer| find_mount(MOUNTS, kind, prefer, |_| true);
         assert_eq!(find("bpf", BPFFS), Some(BPFFS.into()));
         assert_eq!(find("bpf", "/nowhere"), Some("/mnt/other".into()));
         let cgroup = find("cgroup2", "/sys/fs/cgroup");
         assert_eq!(cgroup, Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(find("tmpfs", "/tmp"), None);
+        // Another file system lies over it.
+        let hidden = find_mount(MOUNTS, "bpf", BPFFS, |at| at != BPFFS);
+        assert_eq!(hidden, Some("/mnt/other".into()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The values that are one of a few words.
 
 use super::units::{Text, UnitError};
-use super::{Mode, OnExit, Xdp};
+use super::{Action, Mode, OnExit, Xdp};
 use serde::de::{Deserialize, Deserializer};
 use std::fmt;
 use std::str::FromStr;
@@ -37,6 +37,10 @@ macro_rules! choices {
 }
 
 choices! {
+    Action ("\"kill\" or \"drain\"") {
+        "kill" => Kill,
+        "drain" => Drain,
+    }
     Mode ("\"enforce\" or \"observe\"") {
         "enforce" => Enforce,
         "observe" => Observe,

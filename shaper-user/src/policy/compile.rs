@@ -39,6 +39,14 @@ pub enum CompileError {
     },
 }
 
+impl RateLimit {
+    /// As the kernel reads it.
+    #[must_use]
+    pub fn to_kernel(limit: Option<Self>) -> Limit {
+        limit.map_or(Limit::NONE, |l| Limit::new(l.rate.bps(), l.burst))
+    }
+}
+
 impl Limits {
     /// These limits, and those of `base` where these name none.
     #[must_use]
@@ -79,9 +87,7 @@ impl Target {
     }
 
     fn class(&self) -> Class {
-        let limit = |limit: Option<RateLimit>| {
-            limit.map_or(Limit::NONE, |l| Limit::new(l.rate.bps(), l.burst))
-        };
+        let limit = RateLimit::to_kernel;
         Class {
             upload: limit(self.limits.upload),
             download: limit(self.limits.download),

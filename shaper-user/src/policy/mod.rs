@@ -8,6 +8,7 @@
 //! | `choices` | the values that are one of a few words |
 //! | `section` | a TOML table, read key by key with every mistake collected |
 //! | `parse` | the file to a [`Policy`] |
+//! | [`place`] | limits by where HAProxy sends a connection |
 //! | `compile` | a [`Policy`] and the runtime overrides to a [`Compiled`] |
 //! | `lookup` | the longest prefix, as the kernel's trie finds it |
 //! | `report` | what `shaper check` prints |
@@ -18,18 +19,21 @@ mod compile;
 mod lookup;
 pub mod mistake;
 mod parse;
+pub mod place;
 mod report;
 mod section;
 pub mod units;
 
 pub use compile::CompileError;
 pub use mistake::{LoadError, Mistake, PolicyErrors};
+pub use place::{PlaceRule, ServerLimit};
 pub use report::report;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use shaper_common::class::{Class, Settings};
 use shaper_common::key::Addr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,13 +86,38 @@ pub enum Mode {
     Observe,
 }
 
-/// Where the HAProxy join finds its processes.
+/// Where the HAProxy join finds its processes, and what it may do there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Haproxy {
-    /// Stats sockets and master CLI sockets.
-    pub sockets: Vec<PathBuf>,
-    /// How often they are asked.
+    /// Stats sockets and master CLI sockets; `None`: the usual places, silently
+    /// none of them; empty: no join.
+    pub sockets: Option<Vec<PathBuf>>,
+    /// How often they are asked, at most.
     pub poll: Duration,
+    /// Where the agent check is answered; `None`: nowhere.
+    pub agent: Option<SocketAddr>,
+    /// What may be done to HAProxy's sessions; none by default.
+    pub actions: Vec<Action>,
+}
+
+/// Something that `shaper` does to HAProxy's sessions when told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// End one session.
+    Kill,
+    /// End the heaviest sessions of a server, one after the other.
+    Drain,
+}
+
+impl Default for Haproxy {
+    fn default() -> Self {
+        Self {
+            sockets: None,
+            poll: Duration::from_secs(5),
+            agent: None,
+            actions: Vec::new(),
+        }
+    }
 }
 
 /// Where the shield runs.
@@ -151,12 +180,17 @@ pub struct Policy {
     pub default: Limits,
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
+    /// The rules that name backends or servers, in the order of the file. The
+    /// kernel's tables have none of them.
+    pub places: Vec<PlaceRule>,
+    /// Limits of whole servers.
+    pub server_limits: Vec<ServerLimit>,
     /// Users besides root who may change limits through the control socket.
     pub control_uids: Vec<u32>,
     /// Group that may read the control socket; `None`: root's.
     pub control_group: Option<String>,
-    /// Where HAProxy's sockets are; `None`: no join.
-    pub haproxy: Option<Haproxy>,
+    /// Where HAProxy's sockets are, and what may be done there.
+    pub haproxy: Haproxy,
 }
 
 /// A limit or block set at runtime, over the policy.

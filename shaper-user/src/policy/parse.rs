@@ -1,30 +1,27 @@
 //! The policy file to a [`Policy`], with all its mistakes at once.
 
+mod haproxy;
+mod place;
 mod rules;
+mod server_limit;
 
 use super::client::Prefixes;
 use super::mistake::{Lines, LoadError, Mistakes, PolicyErrors};
 use super::section::{At, Int, Section};
-use super::units::{Period, Size};
+use super::units::Size;
 use super::{ConnectionRate, Haproxy, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
 use serde::de::DeserializeOwned;
 use shaper_common::names::MAX_INTERFACES;
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 use toml::de::DeTable;
 
 /// The ports of a policy that names none: HTTP and HTTPS.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
 const DEFAULT_IPV4_PREFIX: u8 = 32;
 const DEFAULT_IPV6_PREFIX: u8 = 64;
-const DEFAULT_POLL: Duration = Duration::from_secs(5);
-const POLL_MIN: Duration = Duration::from_secs(1);
-const POLL_MAX: Duration = Duration::from_secs(3600);
 /// `IFNAMSIZ` without its closing zero byte.
 const INTERFACE_NAME_MAX: usize = 15;
-/// `sun_path` without its closing zero byte.
-const SOCKET_PATH_MAX: usize = 107;
 
 /// The interface of the default route, where it is named at all.
 const AUTO: &str = "auto";
@@ -32,8 +29,8 @@ const AUTO: &str = "auto";
 const PORTS: &str = "port numbers from 1 to 65535, such as [80, 443]";
 const INTERFACES: &str = "names of interfaces, such as [\"eth0\"]; leave the key out for the \
                           default route's";
+const RATE: &str = "a table, such as { rate = \"8mbit\" }";
 const LIMIT: &str = "a table, such as { rate = \"8mbit\", burst = \"1MB\" }";
-const SOCKETS: &str = "absolute paths, such as [\"/run/haproxy/admin.sock\"]";
 
 impl Policy {
     /// Reads a policy. `name` is what the mistakes call the file.
@@ -113,9 +110,11 @@ impl Policy {
             ipv6_prefix: DEFAULT_IPV6_PREFIX,
             default: Limits::default(),
             rules: Vec::new(),
+            places: Vec::new(),
+            server_limits: Vec::new(),
             control_uids: Vec::new(),
             control_group: None,
-            haproxy: None,
+            haproxy: Haproxy::default(),
         }
     }
 
@@ -145,9 +144,10 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
             limits
         })
         .unwrap_or_default();
-    let rules = rules::rules(&mut root, prefixes, lines, mistakes);
+    let (rules, places) = rules::rules(&mut root, prefixes, lines, mistakes);
+    let server_limits = server_limit::server_limits(&mut root, lines, mistakes);
     let (control_uids, control_group) = control(&mut root, mistakes);
-    let haproxy = haproxy(&mut root, mistakes);
+    let haproxy = haproxy::haproxy(&mut root, mistakes);
     root.finish(mistakes);
     Policy {
         interfaces,
@@ -159,6 +159,8 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         ipv6_prefix: prefixes.ipv6,
         default,
         rules,
+        places,
+        server_limits,
         control_uids,
         control_group,
         haproxy,
@@ -341,6 +343,31 @@ fn limit(
     })
 }
 
+/// A limit by place: the daemon chooses the burst.
+fn rate_only(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    mistakes: &mut Mistakes,
+) -> Option<Rate> {
+    let mut table = section.table(key, &format!("`{key}`"), RATE, mistakes)?;
+    let rate = table.get::<Rate>("rate", mistakes);
+    if table.key("rate").is_none() {
+        mistakes.push(
+            table.span(),
+            format!("`{key}` has no `rate`; allowed: {RATE}"),
+        );
+    }
+    if let Some(span) = table.key("burst") {
+        let _ = table.get::<Size>("burst", mistakes);
+        mistakes.push(
+            span,
+            format!("`burst` in a limit by place, which always has the default; allowed: {RATE}"),
+        );
+    }
+    table.finish(mistakes);
+    rate.map(|(rate, _)| rate)
+}
+
 fn control(root: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> (Vec<u32>, Option<String>) {
     let Some(mut section) = root.table("control", "[control]", "the table [control]", mistakes)
     else {
@@ -368,48 +395,4 @@ fn control(root: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> (Vec<u32>, Op
         });
     section.finish(mistakes);
     (uids, group)
-}
-
-fn haproxy(root: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> Option<Haproxy> {
-    let mut section = root.table("haproxy", "[haproxy]", "the table [haproxy]", mistakes)?;
-    let key = section.key("sockets");
-    let sockets = section.list::<String>("sockets", SOCKETS, mistakes);
-    let poll = section.get::<Period>("poll", mistakes);
-    if key.is_none()
-        || sockets
-            .as_ref()
-            .is_some_and(|_| section.is_empty_array("sockets"))
-    {
-        mistakes.push(
-            key.unwrap_or_else(|| section.span()),
-            format!("[haproxy] has no `sockets`; allowed: {SOCKETS}"),
-        );
-    }
-    let mut paths = Vec::new();
-    for (path, span) in sockets.map(|(sockets, _)| sockets).unwrap_or_default() {
-        if path.starts_with('/') && path.len() <= SOCKET_PATH_MAX && !path.contains('\0') {
-            paths.push(PathBuf::from(path));
-        } else {
-            mistakes.push(
-                span,
-                format!(
-                    "`{}` is not the path of a socket; allowed: an absolute path of at most \
-                     {SOCKET_PATH_MAX} bytes",
-                    path.escape_debug()
-                ),
-            );
-        }
-    }
-    let poll = poll.map(|(poll, span)| {
-        if !(POLL_MIN..=POLL_MAX).contains(&poll.0) {
-            let message = format!("`poll` = {poll} is out of range; allowed: 1s to 1h");
-            mistakes.push(span, message);
-        }
-        poll.0
-    });
-    section.finish(mistakes);
-    Some(Haproxy {
-        sockets: paths,
-        poll: poll.unwrap_or(DEFAULT_POLL),
-    })
 }

@@ -1,8 +1,10 @@
 //! What a policy means, as `shaper check` prints it.
 
+mod places;
+
 use super::client::display;
 use super::units::Size;
-use super::{Limits, Mode, OnExit, Policy, RateLimit, Rule};
+use super::{Haproxy, Limits, Mode, OnExit, Policy, RateLimit, Rule};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -46,6 +48,7 @@ pub fn report(policy: &Policy) -> String {
     if inherited {
         let _ = writeln!(text, "{INHERITED} from [default]");
     }
+    text.push_str(&places::places(policy));
     text
 }
 
@@ -81,21 +84,28 @@ fn head(policy: &Policy) -> String {
     if let Some(group) = &policy.control_group {
         lines.push(("may read", format!("root, group {group}")));
     }
-    if let Some(haproxy) = &policy.haproxy {
-        let sockets = haproxy.sockets.iter().map(|path| path.display());
-        lines.push((
-            "haproxy",
-            format!(
-                "{}, every {}\nthe join is not built in this version",
-                list(sockets),
-                humantime::format_duration(haproxy.poll)
-            ),
-        ));
-    }
+    lines.push(("haproxy", haproxy(&policy.haproxy)));
     let mut text = String::new();
     for (name, value) in lines {
         let value = value.replace('\n', &format!("\n{:13}", ""));
         let _ = writeln!(text, "{name:<12} {value}");
+    }
+    text
+}
+
+fn haproxy(haproxy: &Haproxy) -> String {
+    let mut text = match &haproxy.sockets {
+        None => "the usual sockets, if there are any".to_owned(),
+        Some(sockets) if sockets.is_empty() => return "not asked".to_owned(),
+        Some(sockets) => list(sockets.iter().map(|path| path.display())),
+    };
+    let poll = humantime::format_duration(haproxy.poll);
+    let _ = write!(text, ", every {poll}");
+    if let Some(agent) = haproxy.agent {
+        let _ = write!(text, "\nagent checks are answered on {agent}");
+    }
+    if !haproxy.actions.is_empty() {
+        let _ = write!(text, "\nallowed: {}", list(&haproxy.actions));
     }
     text
 }

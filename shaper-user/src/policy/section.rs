@@ -130,6 +130,11 @@ impl<'t, 'i> Section<'t, 'i> {
             .collect()
     }
 
+    /// Keys that are right here, although there are none of them.
+    pub(super) fn knows(&mut self, keys: &[&'static str]) {
+        self.known.extend(keys);
+    }
+
     /// Notes every key that nobody asked for.
     pub(super) fn finish(self, mistakes: &mut Mistakes) {
         for key in self.table.keys() {

@@ -4,9 +4,11 @@
 //! them away where nobody wants them.
 
 mod rows;
+mod servers;
 mod status;
 mod table;
 pub mod units;
 
-pub use rows::{clients, flows, servers};
+pub use rows::{clients, flows};
+pub use servers::{servers, why_none};
 pub use status::status;

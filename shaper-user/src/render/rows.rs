@@ -1,4 +1,4 @@
-//! `flows`, `clients` and `servers`.
+//! `flows` and `clients`.
 
 use super::table::{Align, Row, write};
 use super::units;
@@ -11,18 +11,20 @@ use std::net::{IpAddr, SocketAddr};
 const LIMITED: Style = AnsiColor::Yellow.on_default();
 const BLOCKED: Style = AnsiColor::Red.on_default();
 const EXEMPT: Style = AnsiColor::Cyan.on_default();
-const PLAIN: Style = Style::new();
-const DIM: Style = Style::new().dimmed();
+pub(super) const PLAIN: Style = Style::new();
+pub(super) const DIM: Style = Style::new().dimmed();
 
-/// The answer to `flows` as a table.
+/// The answer to `flows` as a table, for a terminal of `width` cells; `None`: whatever
+/// it needs.
 ///
 /// # Errors
 /// When `out` cannot be written to.
-pub fn flows(out: &mut dyn Write, flows: &model::Flows) -> io::Result<()> {
+pub fn flows(out: &mut dyn Write, flows: &model::Flows, width: Option<u16>) -> io::Result<()> {
     let columns = [
         ("CLIENT", Align::Left),
         ("PORT", Align::Left),
         ("RULE", Align::Left),
+        ("SERVER", Align::Left),
         ("UPLOAD", Align::Right),
         ("DOWNLOAD", Align::Right),
         ("TOTAL", Align::Right),
@@ -44,6 +46,7 @@ pub fn flows(out: &mut dyn Write, flows: &model::Flows) -> io::Result<()> {
                         some(flow.is_only_dropped(), || "*".to_owned())
                     ),
                     flow.rule.clone(),
+                    flow.haproxy.as_ref().map_or_else(String::new, place),
                     units::rate(flow.upload.rate_bps),
                     units::rate(flow.download.rate_bps),
                     units::bytes(flow.upload.bytes + flow.download.bytes),
@@ -54,8 +57,14 @@ pub fn flows(out: &mut dyn Write, flows: &model::Flows) -> io::Result<()> {
             }
         })
         .collect();
-    write(out, &columns, &rows)?;
+    write(out, &columns, &rows, width, &["AGE", "SERVER"])?;
     rest(out, rows.len(), flows.matched, "flows")?;
+    if flows.flows.iter().any(is_stale) {
+        writeln!(
+            out,
+            "{DIM}~ from an older answer: HAProxy is silent since; `shaper status` says why{DIM:#}"
+        )?;
+    }
     if flows.flows.iter().any(model::Flow::is_only_dropped) {
         writeln!(
             out,
@@ -65,11 +74,16 @@ pub fn flows(out: &mut dyn Write, flows: &model::Flows) -> io::Result<()> {
     Ok(())
 }
 
-/// The answer to `clients` as a table.
+/// The answer to `clients` as a table, for a terminal of `width` cells; `None`: whatever
+/// it needs.
 ///
 /// # Errors
 /// When `out` cannot be written to.
-pub fn clients(out: &mut dyn Write, clients: &model::Clients) -> io::Result<()> {
+pub fn clients(
+    out: &mut dyn Write,
+    clients: &model::Clients,
+    width: Option<u16>,
+) -> io::Result<()> {
     let columns = [
         ("CLIENT", Align::Left),
         ("RULE", Align::Left),
@@ -81,6 +95,7 @@ pub fn clients(out: &mut dyn Write, clients: &model::Clients) -> io::Result<()> 
         ("TOTAL", Align::Right),
         ("HELD", Align::Right),
         ("STATE", Align::Left),
+        ("SERVERS", Align::Left),
     ];
     let rows: Vec<Row> = clients
         .clients
@@ -113,52 +128,28 @@ pub fn clients(out: &mut dyn Write, clients: &model::Clients) -> io::Result<()> 
                         _ => units::duration(held),
                     },
                     state(client, clients.at),
+                    client.servers.join(", "),
                 ],
                 style,
             }
         })
         .collect();
-    write(out, &columns, &rows)?;
+    write(out, &columns, &rows, width, &["SERVERS"])?;
     rest(out, rows.len(), clients.matched, "clients")
-}
-
-/// The answer to `servers` as a table.
-///
-/// # Errors
-/// When `out` cannot be written to.
-pub fn servers(out: &mut dyn Write, servers: &model::Servers) -> io::Result<()> {
-    let columns = [
-        ("BACKEND", Align::Left),
-        ("SERVER", Align::Left),
-        ("CONN", Align::Right),
-        ("UPLOAD", Align::Right),
-        ("DOWNLOAD", Align::Right),
-        ("TOP CLIENT", Align::Left),
-        ("SHARE", Align::Right),
-    ];
-    let rows: Vec<Row> = servers
-        .servers
-        .iter()
-        .map(|server| Row {
-            cells: vec![
-                server.backend.clone(),
-                server.server.clone(),
-                server.connections.to_string(),
-                units::rate(server.upload.rate_bps),
-                units::rate(server.download.rate_bps),
-                server.top_client.clone().unwrap_or_default(),
-                server
-                    .top_client_share
-                    .map_or_else(String::new, |share| format!("{:.0}%", share * 100.0)),
-            ],
-            style: PLAIN,
-        })
-        .collect();
-    write(out, &columns, &rows)
 }
 
 fn peer(ip: IpAddr, port: u16) -> String {
     SocketAddr::new(ip, port).to_string()
+}
+
+/// `backend/server`, marked when HAProxy has not confirmed it lately.
+fn place(haproxy: &model::Haproxy) -> String {
+    let mark = if haproxy.stale { "~" } else { "" };
+    format!("{mark}{}/{}", haproxy.backend, haproxy.server)
+}
+
+fn is_stale(flow: &model::Flow) -> bool {
+    flow.haproxy.as_ref().is_some_and(|haproxy| haproxy.stale)
 }
 
 fn some(is: bool, text: impl FnOnce() -> String) -> String {
@@ -208,7 +199,7 @@ fn state(client: &model::Client, now: Timestamp) -> String {
 }
 
 /// What `-n` cut off.
-fn rest(out: &mut dyn Write, shown: usize, matched: u64, what: &str) -> io::Result<()> {
+pub(super) fn rest(out: &mut dyn Write, shown: usize, matched: u64, what: &str) -> io::Result<()> {
     let more = matched.saturating_sub(shown as u64);
     if more > 0 {
         writeln!(out, "{DIM}… {more} more of {matched} {what}{DIM:#}")?;
@@ -217,4 +208,4 @@ fn rest(out: &mut dyn Write, shown: usize, matched: u64, what: &str) -> io::Resu
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -72,6 +72,15 @@ pub fn status(out: &mut dyn Write, status: &model::Status) -> io::Result<()> {
     if let Some(text) = hard_limit_only(&status.hard_limit_only) {
         line("hard limit", text)?;
     }
+    for socket in &status.haproxy {
+        line("haproxy", socket.path.clone())?;
+        for text in haproxy(socket) {
+            line("", text)?;
+        }
+    }
+    for drain in &status.drains {
+        line("drain", self::drain(drain))?;
+    }
     line(
         "tracked",
         format!(
@@ -104,6 +113,25 @@ pub fn status(out: &mut dyn Write, status: &model::Status) -> io::Result<()> {
     Ok(())
 }
 
+fn drain(drain: &model::Drain) -> String {
+    let gone = match drain.gone {
+        0 => String::new(),
+        gone => format!(", {gone} gone before"),
+    };
+    let reason = drain.reason.as_deref();
+    format!(
+        "{} {}: {} of {} sessions closed{gone}, {} now, {} at first, {} wanted{}",
+        drain.server,
+        drain.state,
+        drain.closed,
+        drain.planned,
+        units::rate(drain.now_bps),
+        units::rate(drain.rate_bps),
+        units::rate(drain.target_bps),
+        reason.map_or_else(String::new, |reason| format!(" ({reason})"))
+    )
+}
+
 /// What only the hard limit holds; why is the reason of `backpressure`.
 fn hard_limit_only(only: &model::HardLimitOnly) -> Option<String> {
     let counted = |count: u64, one: &str, more: &str| {
@@ -118,4 +146,111 @@ fn hard_limit_only(only: &model::HardLimitOnly) -> Option<String> {
     .flatten()
     .collect();
     (!parts.is_empty()).then(|| format!("{} held by dropping alone", parts.join(", ")))
+}
+
+/// What a socket of HAProxy said last; what is wrong with it is a warning.
+fn haproxy(socket: &model::HaproxySocket) -> Vec<String> {
+    let every = units::duration(socket.poll_ms);
+    let retry = || format!("no answer, tried again in {every}");
+    let (Some(kind), Some(version)) = (&socket.kind, &socket.version) else {
+        return vec![if socket.error.is_some() {
+            retry()
+        } else {
+            "not asked yet".to_owned()
+        }];
+    };
+    let level = socket.level.as_deref().unwrap_or("unknown");
+    let counted = |count: u64, one: &str| {
+        let more = if count == 1 { "" } else { "s" };
+        format!("{count} {one}{more}")
+    };
+    let name = if kind == "master" {
+        "master CLI"
+    } else {
+        "stats socket"
+    };
+    let mut lines = vec![format!("{name} of HAProxy {version}, level {level}")];
+    if let Some(age) = socket.age_ms {
+        let took = match socket.cost_ms {
+            Some(cost) if cost >= 100.0 => format!(", took {cost:.0} ms"),
+            Some(cost) => format!(", took {cost:.1} ms"),
+            None => String::new(),
+        };
+        let next = if socket.error.is_some() {
+            String::new()
+        } else {
+            format!(", every {every}")
+        };
+        lines.push(format!(
+            "{}, {}, {} ago{took}{next}",
+            counted(socket.sessions, "session"),
+            counted(socket.workers, "worker"),
+            units::duration(age)
+        ));
+    }
+    if socket.error.is_some() {
+        lines.push(retry());
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket() -> model::HaproxySocket {
+        model::HaproxySocket {
+            path: "/run/haproxy/admin.sock".to_owned(),
+            kind: Some("stats".to_owned()),
+            version: Some("3.0.11-1+deb13u4".to_owned()),
+            level: Some("operator".to_owned()),
+            sessions: 200_000,
+            workers: 1,
+            age_ms: Some(132_000),
+            cost_ms: Some(1360.4),
+            poll_ms: 136_040,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_socket_of_haproxy_fits_into_80_columns() {
+        let mut master = socket();
+        master.kind = Some("master".to_owned());
+        master.workers = 12;
+        let mut failing = socket();
+        failing.cost_ms = Some(6.84);
+        failing.sessions = 1;
+        failing.poll_ms = 60_000;
+        failing.error = Some("is a warning".to_owned());
+        for (socket, expected) in [
+            (
+                socket(),
+                vec![
+                    "stats socket of HAProxy 3.0.11-1+deb13u4, level operator",
+                    "200000 sessions, 1 worker, 2m12s ago, took 1360 ms, every 2m16s",
+                ],
+            ),
+            (
+                master,
+                vec![
+                    "master CLI of HAProxy 3.0.11-1+deb13u4, level operator",
+                    "200000 sessions, 12 workers, 2m12s ago, took 1360 ms, every 2m16s",
+                ],
+            ),
+            (
+                failing,
+                vec![
+                    "stats socket of HAProxy 3.0.11-1+deb13u4, level operator",
+                    "1 session, 1 worker, 2m12s ago, took 6.8 ms",
+                    "no answer, tried again in 1m00s",
+                ],
+            ),
+            (model::HaproxySocket::default(), vec!["not asked yet"]),
+        ] {
+            let lines = haproxy(&socket);
+            assert_eq!(lines, expected);
+            assert!(lines.iter().all(|line| line.len() + 14 <= 80));
+        }
+    }
 }

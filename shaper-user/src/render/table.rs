@@ -23,10 +23,15 @@ const HEADER: Style = Style::new().bold();
 const NARROW: usize = 80;
 
 /// Writes header and rows. A column without any text is left out.
+///
+/// Where the table is wider than `width`, one of the columns named `spare` goes:
+/// the first without which it fits, else the last.
 pub(super) fn write(
     out: &mut dyn Write,
     columns: &[(&str, Align)],
     rows: &[Row],
+    width: Option<u16>,
+    spare: &[&str],
 ) -> io::Result<()> {
     let mut widths = vec![0; columns.len()];
     for row in rows {
@@ -40,8 +45,24 @@ pub(super) fn write(
             *width = (*width).max(title.width());
         }
     }
-    let shown = widths.iter().filter(|width| **width > 0).count();
-    let wide = widths.iter().sum::<usize>() + 2 * shown.saturating_sub(1) > NARROW;
+    if let Some(room) = width.map(usize::from)
+        && needed(&widths, 1) > room
+    {
+        let places = spare
+            .iter()
+            .filter_map(|spare| columns.iter().position(|(title, _)| title == spare));
+        let without = |place: usize| {
+            let mut widths = widths.clone();
+            widths[place] = 0;
+            widths
+        };
+        let mut left: Vec<_> = places.map(without).collect();
+        if let Some(place) = left.iter().position(|widths| needed(widths, 1) <= room) {
+            left.truncate(place + 1);
+        }
+        widths = left.pop().unwrap_or(widths);
+    }
+    let wide = needed(&widths, 2) > NARROW;
     let gap = if wide { 1 } else { 2 };
     let titles: Vec<String> = columns
         .iter()
@@ -52,6 +73,12 @@ pub(super) fn write(
         line(out, columns, &widths, gap, &row.cells, row.style)?;
     }
     Ok(())
+}
+
+/// Cells of a line with such gaps between its columns.
+fn needed(widths: &[usize], gap: usize) -> usize {
+    let shown = widths.iter().filter(|width| **width > 0).count();
+    widths.iter().sum::<usize>() + gap * shown.saturating_sub(1)
 }
 
 fn line(

@@ -13,6 +13,15 @@ pub(super) struct Rank {
     pub index: u32,
 }
 
+/// The rank of row `index`.
+pub(super) fn rank(index: usize, primary: u128, secondary: u64) -> Rank {
+    Rank {
+        primary,
+        secondary,
+        index: u32::try_from(index).unwrap_or(u32::MAX),
+    }
+}
+
 /// An address as a number that orders as people do.
 pub(super) fn ordinal(addr: &Addr) -> u128 {
     u128::from_be_bytes(bytemuck::cast(*addr))

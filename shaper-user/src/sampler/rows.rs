@@ -1,9 +1,10 @@
 //! Answers to queries: filter, order, then build the rows that are asked for.
 
-use super::rank::{Rank, order, ordinal};
+use super::rank::{order, ordinal, rank};
 use super::{ClientState, DIRECTIONS, IDLE_AFTER, Sampler, backpressure, is_live, limited};
 use crate::addr;
 use crate::filter::{Filter, FilterError, Subject};
+use crate::haproxy::Session;
 use crate::model;
 use crate::policy::{NamedClass, Override};
 use crate::protocol::{Query, SortKey};
@@ -11,9 +12,9 @@ use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT};
 use shaper_common::flow::{Client, DOWNLOAD, Traffic, UPLOAD};
 use shaper_common::key::{Addr, ClientKey, FlowKey, UDP, V4_MAPPED_BITS, is_v4};
 
-const NANOS_PER_MS: u64 = 1_000_000;
-const UP: usize = UPLOAD as usize;
-const DOWN: usize = DOWNLOAD as usize;
+pub(super) const NANOS_PER_MS: u64 = 1_000_000;
+pub(super) const UP: usize = UPLOAD as usize;
+pub(super) const DOWN: usize = DOWNLOAD as usize;
 
 impl Sampler {
     /// The answer to `flows`.
@@ -25,24 +26,11 @@ impl Sampler {
         let everything = filter == Filter::default();
         let mut ranks = Vec::with_capacity(self.flows.len());
         for (index, (key, flow)) in self.flows.iter().enumerate() {
-            if !is_live(key, flow, self.now) || !filter.matches_flow(key) {
+            if !is_live(key, flow, self.now) {
                 continue;
             }
-            if !everything {
-                let client = self.client_of_flow(key);
-                let class = self.class_of_flow(key, client);
-                let subject = Subject {
-                    addr: &key.client,
-                    bits: 128,
-                    rule: class.map_or("", |class| &class.rule),
-                    limited: client.is_some_and(|client| client.limited.contains(&true)),
-                    blocked: has(class, CLASS_BLOCK),
-                    exempt: has(class, CLASS_EXEMPT),
-                    active: self.now.saturating_sub(flow.last_seen) <= IDLE_AFTER,
-                };
-                if !filter.matches_client(&subject) {
-                    continue;
-                }
+            if !everything && !self.flow_matches(&filter, index) {
+                continue;
             }
             let rates = self.flow_rates[index];
             let [up, down] = &flow.traffic;
@@ -110,6 +98,7 @@ impl Sampler {
                 blocked: has(class, CLASS_BLOCK),
                 exempt: has(class, CLASS_EXEMPT),
                 active: self.now.saturating_sub(state.kernel.last_seen) <= IDLE_AFTER,
+                place: None,
             };
             if !filter.matches_client(&subject) {
                 continue;
@@ -140,6 +129,7 @@ impl Sampler {
         let rows = order(ranks, query.limit, query.reverse, |a, b| {
             ordinal(&state(a).0.key.addr).cmp(&ordinal(&state(b).0.key.addr))
         });
+        let mut servers = self.servers_of(&rows);
         Ok(model::Clients {
             at: self.at,
             interval_ms: self.interval / NANOS_PER_MS,
@@ -148,17 +138,42 @@ impl Sampler {
                 .into_iter()
                 .map(|index| {
                     let (state, bits) = state(index);
-                    self.client_row(state, bits, overrides)
+                    let mut row = self.client_row(state, bits, overrides);
+                    row.servers = servers.remove(&index).unwrap_or_default();
+                    row
                 })
                 .collect(),
+        })
+    }
+
+    /// Whether all terms match a flow of the last sample.
+    pub(super) fn flow_matches(&self, filter: &Filter, index: usize) -> bool {
+        let Some((key, flow)) = self.flows.get(index) else {
+            return false;
+        };
+        let place = self.pinned.place(index);
+        if !filter.matches_flow(key, place) {
+            return false;
+        }
+        let client = self.client_of_flow(key);
+        let class = self.class_of_flow(key, client);
+        filter.matches_client(&Subject {
+            addr: &key.client,
+            bits: 128,
+            rule: class.map_or("", |class| &class.rule),
+            limited: client.is_some_and(|client| client.limited.contains(&true)),
+            blocked: has(class, CLASS_BLOCK),
+            exempt: has(class, CLASS_EXEMPT),
+            active: self.now.saturating_sub(flow.last_seen) <= IDLE_AFTER,
+            place,
         })
     }
 
     /// For every client whether one of its live flows matches.
     fn clients_with_flows(&self, filter: &Filter) -> Vec<bool> {
         let mut wanted = vec![false; self.clients.len()];
-        for (key, flow) in &self.flows {
-            if is_live(key, flow, self.now) && filter.matches_flow(key) {
+        for (index, (key, flow)) in self.flows.iter().enumerate() {
+            if is_live(key, flow, self.now) && filter.matches_flow(key, self.pinned.place(index)) {
                 let client = self.compiled.settings.client(&key.client);
                 if let Some(memory) = self.client_index.get(&client)
                     && let Some(wanted) = wanted.get_mut(memory.index as usize)
@@ -219,7 +234,8 @@ impl Sampler {
             upload,
             download,
             backpressure: backpressure(key, flow),
-            haproxy: None,
+            own_limit: self.own_limit(key, flow),
+            haproxy: self.session(key, flow).map(Session::to_model),
         }
     }
 
@@ -259,6 +275,7 @@ impl Sampler {
             age_ms: self.now.saturating_sub(state.first_seen) / NANOS_PER_MS,
             idle_ms: idle / NANOS_PER_MS,
             runtime: runtime(&state.key.addr, bits, overrides),
+            servers: Vec::new(),
         }
     }
 
@@ -281,7 +298,7 @@ impl Sampler {
     }
 
     /// Bits of an address that name a client.
-    fn client_bits(&self, addr: &Addr) -> u32 {
+    pub(super) fn client_bits(&self, addr: &Addr) -> u32 {
         let settings = &self.compiled.settings;
         let mask = if is_v4(addr) {
             &settings.mask_v4
@@ -293,7 +310,7 @@ impl Sampler {
 }
 
 /// A client as it is printed, by the bits of an [`Addr`].
-fn name(addr: &Addr, bits: u32) -> String {
+pub(super) fn name(addr: &Addr, bits: u32) -> String {
     let bits = if is_v4(addr) {
         bits.saturating_sub(V4_MAPPED_BITS)
     } else {
@@ -301,14 +318,6 @@ fn name(addr: &Addr, bits: u32) -> String {
     };
     let bits = u8::try_from(bits).unwrap_or(u8::MAX);
     addr::client_name(addr, bits, bits)
-}
-
-fn rank(index: usize, primary: u128, secondary: u64) -> Rank {
-    Rank {
-        primary,
-        secondary,
-        index: u32::try_from(index).unwrap_or(u32::MAX),
-    }
 }
 
 fn has(class: Option<&NamedClass>, flag: u32) -> bool {

@@ -9,12 +9,16 @@ use shaper_common::key::TCP;
 const UP: usize = UPLOAD as usize;
 const DOWN: usize = DOWNLOAD as usize;
 
-fn sampler() -> Sampler {
+pub(super) fn sampler() -> Sampler {
     Sampler::new(Arc::new(compiled()), 1, at(0))
 }
 
 /// A sample at `NOW` + `seconds`.
-fn sample(seconds: u64, flows: Vec<(FlowKey, Flow)>, clients: Vec<(ClientKey, Client)>) -> Sample {
+pub(super) fn sample(
+    seconds: u64,
+    flows: Vec<(FlowKey, Flow)>,
+    clients: Vec<(ClientKey, Client)>,
+) -> Sample {
     Sample {
         now: NOW + secs(seconds),
         flows,

@@ -1,9 +1,14 @@
 //! A daemon made up for tests.
 
+mod bench;
+pub mod servers;
+
+pub use bench::Bench;
+
 use super::source::{Detail, Frame, Source, SourceError, Wanted};
 use crate::model::{
-    Backpressure, Client, Clients, Direction, Flow, FlowBackpressure, Flows, HardLimitOnly,
-    Interface, Limited, Runtime, Status,
+    Backpressure, Client, Clients, Direction, Flow, FlowBackpressure, Flows, HaproxySocket,
+    HardLimitOnly, Interface, Limited, Runtime, Servers, Status,
 };
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode, Query};
 use jiff::{SignedDuration, Timestamp};
@@ -22,6 +27,8 @@ pub struct World {
     pub clients: Vec<Client>,
     /// Its flows.
     pub flows: Vec<Flow>,
+    /// HAProxy's sockets.
+    pub haproxy: Vec<HaproxySocket>,
     /// `enforce` or `observe`.
     pub mode: &'static str,
     /// What is wrong.
@@ -44,6 +51,7 @@ impl World {
         Self {
             clients: Vec::new(),
             flows: Vec::new(),
+            haproxy: Vec::new(),
             mode: "enforce",
             warnings: Vec::new(),
             lost: Vec::new(),
@@ -126,6 +134,20 @@ impl World {
                 22_000 + n * 3_100,
             ));
         }
+        // The last two are of no session yet, one is of an older answer.
+        let pinned = world.flows.len() - 2;
+        for (n, flow) in world.flows.iter_mut().take(pinned).enumerate() {
+            flow.haproxy = Some(match n {
+                0..3 => servers::at("be_ws", "srv1"),
+                3 => servers::at("be_ws", "srv2"),
+                4 => servers::at("be_chat", "chat-1"),
+                n => servers::at("be_ws", &format!("srv{}", 1 + n % 3)),
+            });
+        }
+        if let Some(at) = &mut world.flows[4].haproxy {
+            at.stale = true;
+        }
+        world.haproxy = vec![servers::socket()];
         world
     }
 
@@ -160,9 +182,15 @@ impl World {
             .as_ref()
             .map(|query| self.flows(query))
             .transpose()?;
+        let servers = wanted
+            .servers
+            .as_ref()
+            .map(|query| self.servers(query))
+            .transpose()?;
         Ok(Frame {
             clients: self.clients(&wanted.clients)?,
             flows,
+            servers,
             detail,
             status: self.status(),
         })
@@ -173,7 +201,7 @@ impl World {
         let rows = self
             .clients
             .iter()
-            .filter(|c| wanted.is_none_or(|t| c.client.starts_with(t)));
+            .filter(|c| wanted.matches(&c.client, None));
         let rows: Vec<_> = rows.cloned().collect();
         Ok(Clients {
             at: self.now(),
@@ -186,7 +214,9 @@ impl World {
     fn flows(&self, query: &Query) -> Result<Flows, SourceError> {
         let wanted = term(query)?;
         let rows = self.flows.iter().filter(|f| {
-            wanted.is_none_or(|t| f.client.to_string().starts_with(t.trim_end_matches("/64")))
+            let place = f.haproxy.as_ref();
+            let place = place.map(|at| format!("{}/{}", at.backend, at.server));
+            wanted.matches(&f.client.to_string(), place.as_deref())
         });
         let rows: Vec<_> = rows.cloned().collect();
         Ok(Flows {
@@ -194,6 +224,23 @@ impl World {
             interval_ms: 1_000,
             matched: rows.len() as u64,
             flows: rows,
+        })
+    }
+
+    fn servers(&self, query: &Query) -> Result<Servers, SourceError> {
+        let wanted = term(query)?;
+        let (mut rows, mut backends) = self.load();
+        rows.retain(|row| {
+            let place = format!("{}/{}", row.backend, row.server);
+            wanted.matches("", Some(&place))
+        });
+        backends.retain(|backend| rows.iter().any(|row| row.backend == backend.backend));
+        Ok(Servers {
+            at: self.now(),
+            interval_ms: 1_000,
+            matched: rows.len() as u64,
+            servers: rows,
+            backends,
         })
     }
 
@@ -231,6 +278,8 @@ impl World {
                 reason: None,
             },
             hard_limit_only: HardLimitOnly::default(),
+            haproxy: self.haproxy.clone(),
+            drains: Vec::new(),
             flows: self.flows.len() as u64,
             clients: self.clients.len() as u64,
             counters: BTreeMap::new(),
@@ -255,18 +304,39 @@ impl World {
     }
 }
 
-/// The made-up grammar of filters: `client:` and a beginning.
-fn term(query: &Query) -> Result<Option<&str>, SourceError> {
-    match query.filter.as_str() {
-        "" => Ok(None),
-        text => match text.strip_prefix("client:") {
-            Some(name) => Ok(Some(name)),
-            None => Err(refused(
-                ErrorCode::BadRequest,
-                "unknown term; known are client:, rule:, state:",
-            )),
-        },
+/// The made-up grammar of filters: `client:` or `server:` and a beginning.
+#[derive(Clone, Copy)]
+enum Term<'a> {
+    All,
+    Client(&'a str),
+    Server(&'a str),
+}
+
+impl Term<'_> {
+    fn matches(self, client: &str, place: Option<&str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Client(start) => {
+                client.starts_with(start) || client.starts_with(start.trim_end_matches("/64"))
+            }
+            Self::Server(start) => place.is_some_and(|place| place.starts_with(start)),
+        }
     }
+}
+
+fn term(query: &Query) -> Result<Term<'_>, SourceError> {
+    let text = query.filter.as_str();
+    if text.is_empty() {
+        return Ok(Term::All);
+    }
+    let client = text.strip_prefix("client:").map(Term::Client);
+    let server = text.strip_prefix("server:").map(Term::Server);
+    client.or(server).ok_or_else(|| {
+        refused(
+            ErrorCode::BadRequest,
+            "unknown term; known are client:, rule:, state:",
+        )
+    })
 }
 
 /// A no.
@@ -311,6 +381,7 @@ pub fn client(name: &str, up: u64, down: u64) -> Client {
         age_ms: 4_123_000,
         idle_ms: 40,
         runtime: None,
+        servers: Vec::new(),
     }
 }
 
@@ -334,6 +405,7 @@ pub fn flow(client: &str, port: u16, up: u64, down: u64) -> Flow {
             upload: true,
             download: true,
         }),
+        own_limit: None,
         haproxy: None,
     }
 }
@@ -351,91 +423,5 @@ impl Source for Fake {
 
     async fn act(&mut self, command: Command) -> Result<Done, SourceError> {
         self.0.lock().unwrap().change(command)
-    }
-}
-
-/// A dashboard and its world, without a loop: the test is the loop.
-pub struct Bench {
-    /// The state.
-    pub app: super::state::App,
-    /// The daemon.
-    pub world: World,
-    /// Whether the operator left.
-    pub left: bool,
-}
-
-impl Bench {
-    /// Both, after `seconds` seconds.
-    pub fn new(world: World, width: u16, height: u16, seconds: i64) -> Self {
-        let size = ratatui::layout::Size::new(width, height);
-        let mut bench = Self {
-            app: super::state::App::new(size, start(), jiff::tz::TimeZone::UTC),
-            world,
-            left: false,
-        };
-        for _ in 0..seconds {
-            bench.second();
-        }
-        bench
-    }
-
-    /// A second passes.
-    pub fn second(&mut self) {
-        self.world.second += 1;
-        let now = self.world.now();
-        self.send(super::state::Msg::Tick(now));
-    }
-
-    /// Something happens, and all that follows from it.
-    pub fn send(&mut self, msg: super::state::Msg) {
-        use super::state::{Action, Msg};
-        let mut next = self.app.update(msg);
-        // A handful of answers follow one message; more is a loop.
-        for _ in 0..10 {
-            let msg = match next {
-                None => return,
-                Some(Action::Quit) => {
-                    self.left = true;
-                    return;
-                }
-                Some(Action::Fetch(wanted)) => {
-                    let answer = self.world.answer(&wanted).map(Box::new);
-                    Msg::Fetched(wanted, answer)
-                }
-                Some(Action::Act(command)) => Msg::Acted(self.world.change(command)),
-            };
-            next = self.app.update(msg);
-        }
-        panic!("no end of answers");
-    }
-
-    /// A key.
-    pub fn press(&mut self, code: crossterm::event::KeyCode) {
-        let key = crossterm::event::KeyEvent::new(code, crossterm::event::KeyModifiers::NONE);
-        self.send(super::state::Msg::Key(key));
-    }
-
-    /// Keys of characters.
-    pub fn write(&mut self, text: &str) {
-        for c in text.chars() {
-            self.press(crossterm::event::KeyCode::Char(c));
-        }
-    }
-
-    /// What stands on the screen.
-    pub fn buffer(&self, color: bool) -> ratatui::buffer::Buffer {
-        let size = self.app.size;
-        let backend = ratatui::backend::TestBackend::new(size.width, size.height);
-        let mut terminal = ratatui::Terminal::new(backend).unwrap();
-        let theme = super::draw::theme::Theme::new(color);
-        terminal
-            .draw(|frame| super::draw::draw(frame, &self.app, theme))
-            .unwrap();
-        terminal.backend().buffer().clone()
-    }
-
-    /// The same as text.
-    pub fn text(&self) -> String {
-        super::draw::text(&self.buffer(false))
     }
 }

@@ -1,7 +1,7 @@
 //! Where the dashboard's numbers come from: the control socket, or a fake.
 
 use crate::control::client::{self, ClientError};
-use crate::model::{Client, Clients, Flows, Status};
+use crate::model::{Client, Clients, Flows, Servers, Status};
 use crate::protocol::{Command, Done, ErrorBody, Query, SortKey};
 use serde::de::DeserializeOwned;
 use std::io;
@@ -24,6 +24,8 @@ pub struct Wanted {
     pub clients: Query,
     /// The rows of the flows tab, while it is open.
     pub flows: Option<Query>,
+    /// The rows of the servers tab, while it is open.
+    pub servers: Option<Query>,
     /// The client of the detail pane, while it is open.
     pub detail: Option<String>,
 }
@@ -48,6 +50,8 @@ pub struct Frame {
     pub clients: Clients,
     /// The flows, where they were wanted.
     pub flows: Option<Flows>,
+    /// The servers, where they were wanted.
+    pub servers: Option<Servers>,
     /// The detail, where it was wanted.
     pub detail: Option<Detail>,
 }
@@ -138,6 +142,10 @@ impl Source for Socket {
             Some(query) => Some(self.request(Command::Flows(query.clone())).await?),
             None => None,
         };
+        let servers = match &wanted.servers {
+            Some(query) => Some(self.request(Command::Servers(query.clone())).await?),
+            None => None,
+        };
         let detail = match &wanted.detail {
             Some(name) => Some(self.detail(name).await?),
             None => None,
@@ -146,6 +154,7 @@ impl Source for Socket {
             status,
             clients,
             flows,
+            servers,
             detail,
         })
     }

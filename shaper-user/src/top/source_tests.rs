@@ -43,7 +43,8 @@ fn wanted(detail: bool) -> Wanted {
     };
     Wanted {
         clients: query.clone(),
-        flows: detail.then_some(query),
+        flows: detail.then(|| query.clone()),
+        servers: detail.then_some(query),
         detail: detail.then(|| "203.0.113.7".to_owned()),
     }
 }
@@ -60,10 +61,12 @@ async fn one_connection_serves_many_requests() {
     let frame = World::lab().answer(&wanted(true)).unwrap();
     let (status, clients) = (result(&frame.status), result(&frame.clients));
     let flows = result(frame.flows.as_ref().unwrap());
+    let servers = result(frame.servers.as_ref().unwrap());
     let answers = vec![
         status.clone(),
         clients.clone(),
         flows.clone(),
+        servers,
         clients.clone(),
         flows,
         status,
@@ -74,6 +77,7 @@ async fn one_connection_serves_many_requests() {
     let first = source.fetch(&wanted(true)).await.unwrap();
     assert_eq!(first.status, frame.status);
     assert_eq!(first.flows, frame.flows);
+    assert_eq!(first.servers, frame.servers);
     let detail = first.detail.unwrap();
     assert_eq!(detail.client.unwrap().client, "203.0.113.7");
     let second = source.fetch(&wanted(false)).await.unwrap();
@@ -85,8 +89,8 @@ async fn one_connection_serves_many_requests() {
         .collect();
     assert!(requests.iter().all(|r| r.v == VERSION));
     assert_eq!(requests[0].command, Command::Status);
-    let Command::Flows(query) = &requests[4].command else {
-        panic!("{:?}", requests[4]);
+    let Command::Flows(query) = &requests[5].command else {
+        panic!("{:?}", requests[5]);
     };
     assert_eq!(query.filter, "client:203.0.113.7");
 }

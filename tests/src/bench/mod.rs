@@ -1,9 +1,11 @@
 //! The benchmarks.
 
+pub mod balance;
 pub mod conformance;
 mod cost;
 mod cpu;
 pub mod isolation;
+pub mod join;
 pub mod proxy_cost;
 mod report;
 mod sampling;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use shaper_tests::bench::{conformance, isolation, proxy_cost};
+use shaper_tests::bench::{balance, conformance, isolation, join, proxy_cost};
 
 #[derive(Parser)]
 #[command(about = "Benchmarks: each runs what it compares side by side, in one run")]
@@ -23,6 +23,10 @@ enum Bench {
     Isolation(isolation::Args),
     /// CPU of HAProxy and the kernel for 100 throttled WebSockets
     ProxyCost(proxy_cost::Args),
+    /// Load of two servers by bytes, with leastconn alone and with our agent
+    Balance(balance::Args),
+    /// How long HAProxy is held, and the daemon's CPU, with 10,000 WebSockets
+    Join(join::Args),
 }
 
 fn main() -> Result<()> {
@@ -32,5 +36,7 @@ fn main() -> Result<()> {
         Bench::Conformance(args) => conformance::run(&args),
         Bench::Isolation(args) => isolation::run(&args),
         Bench::ProxyCost(args) => proxy_cost::run(&args),
+        Bench::Balance(args) => balance::run(&args),
+        Bench::Join(args) => join::run(&args),
     }
 }

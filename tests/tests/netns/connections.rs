@@ -1,7 +1,7 @@
 //! How many connections, how fast, and those that were there before.
 
 use crate::Test;
-use crate::tools::{Bulk, SECOND, Servers, ensure_free, ensure_held, open};
+use crate::tools::{Bulk, SECOND, Servers, ensure_held, open};
 use anyhow::{Result, ensure};
 use shaper_tests::lab::{Lab, LabSpec, PORT, client_v4, client_v6};
 use shaper_tests::shaper::Shaper;
@@ -79,7 +79,7 @@ fn adoption() -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     sleep(SECOND);
     for bulk in &bulks {
-        ensure_free("before", bulk.rate_over(SECOND))?;
+        bulk.ensure_free("before")?;
     }
     let shaper = Shaper::start(&lab, "[default]\nupload = { rate = \"8mbit\" }\n", &[])?;
     let flows = shaper.fresh_flows()?.flows;

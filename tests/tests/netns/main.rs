@@ -8,6 +8,7 @@ mod backpressure;
 mod connections;
 mod counting;
 mod interfaces;
+mod join;
 mod letting_go;
 mod lifecycle;
 mod limits;
@@ -44,12 +45,23 @@ fn main() {
     ]
     .into_iter()
     .flatten()
-    .map(|(name, test)| Trial::test(*name, || report(test)).with_ignored_flag(!root))
+    .map(|(name, test)| Trial::test(*name, || twice(name, test)).with_ignored_flag(!root))
+    .chain(join::trials(root))
     .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn report(test: &fn() -> Result<()>) -> Result<(), Failed> {
+/// Once more after a failure, and says so: these tests measure real traffic, and
+/// the machine they share may stand still for a second. What fails twice fails.
+fn twice(name: &str, test: &dyn Fn() -> Result<()>) -> Result<(), Failed> {
+    report(test).or_else(|failed| {
+        let why = failed.message().unwrap_or("it panicked");
+        println!("TRIED AGAIN: {name} failed: {why}");
+        report(test)
+    })
+}
+
+fn report(test: &dyn Fn() -> Result<()>) -> Result<(), Failed> {
     test().map_err(|error| {
         let log = shaper_tests::shaper::last_log();
         Failed::from(format!("{error:#}\nthe daemon's log:\n{log}"))

@@ -1,7 +1,7 @@
 //! Changes while it runs: reload, limit, block.
 
 use crate::Test;
-use crate::tools::{Bulk, SECOND, Servers, ensure_free, ensure_held, open};
+use crate::tools::{Bulk, SECOND, Servers, ensure_held, open};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use shaper_tests::lab::{Lab, LabSpec, PORT, client_v4};
@@ -27,7 +27,7 @@ fn reload() -> Result<()> {
     let servers = Servers::start(&lab, None)?;
     let bulk = Bulk::upload(&lab, &servers, client_v4(0))?;
     sleep(SECOND);
-    ensure_free("observed", bulk.rate_over(SECOND))?;
+    bulk.ensure_free("observed")?;
     shaper.reload(LIMITED)?;
     sleep(SECOND);
     ensure_held("reloaded", bulk.rate_over(4 * SECOND), 8e6)?;

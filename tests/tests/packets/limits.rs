@@ -26,6 +26,10 @@ pub const TESTS: &[(&str, Test)] = &[
         "flow_and_client_must_both_admit_and_neither_pays_for_a_refusal",
         both_buckets,
     ),
+    (
+        "a_flow_has_limits_of_its_own_and_the_tighter_holds",
+        own_limit,
+    ),
     ("udp_is_limited_and_shares_the_clients_bucket_with_tcp", udp),
     ("observe_drops_nothing_and_counts_what_would_be", observe),
     ("an_exempt_client_is_counted_and_never_limited", exempt),
@@ -206,6 +210,54 @@ fn both_buckets() -> Result<()> {
     // Opening more connections buys nothing.
     testbed.open(tcp(&second))?;
     ensure!(testbed.run(Hook::Ingress, &second.build())? == DROP);
+    Ok(())
+}
+
+fn own_limit() -> Result<()> {
+    let form = Form::v4();
+    let second = Form {
+        client_port: 50_001,
+        ..form.clone()
+    };
+    let testbed = Testbed::new(&policy(Class::default(), &[]))?;
+    ensure!(
+        !testbed.limit_flow(tcp(&form), [slow(20_000); 2])?,
+        "absent"
+    );
+    for form in [&form, &second] {
+        testbed.open(tcp(form))?;
+    }
+    // Without a limit of its class, in its direction only, and alone.
+    ensure!(testbed.limit_flow(tcp(&form), [slow(20_000), Limit::NONE])?);
+    let len = form.build().len() as u64 - 14;
+    let passed = until_dropped(&testbed, Hook::Ingress, &form.build())?;
+    ensure!(
+        (20_000..=20_000 + 2 * len).contains(&(passed * len)),
+        "{passed} packets of {len} passed a burst of 20,000"
+    );
+    ensure!(testbed.run(Hook::Ingress, &second.build())? == PASS);
+    let reply = Form {
+        reply: true,
+        ..form.clone()
+    };
+    ensure!(testbed.run(Hook::Egress, &reply.build())? == PASS);
+    // Lifted, it passes.
+    ensure!(testbed.limit_flow(tcp(&form), [Limit::NONE; 2])?);
+    ensure!(testbed.run(Hook::Ingress, &form.build())? == PASS);
+
+    // A slower limit of the class holds on, a faster one gives way.
+    for (class_bps, own_bps) in [(SLOW, 2 * SLOW), (2 * SLOW, SLOW)] {
+        let class = Class {
+            flow_upload: Limit::new(class_bps, 20_000 * class_bps / SLOW),
+            ..Class::default()
+        };
+        let testbed = Testbed::new(&policy(class, &[]))?;
+        testbed.open(tcp(&form))?;
+        let own = Limit::new(own_bps, 20_000 * own_bps / SLOW);
+        ensure!(testbed.limit_flow(tcp(&form), [own, Limit::NONE])?);
+        let passed = until_dropped(&testbed, Hook::Ingress, &form.build())?;
+        ensure!((20_000..=20_000 + 2 * len).contains(&(passed * len)));
+    }
     Ok(())
 }
 

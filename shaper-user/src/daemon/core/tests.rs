@@ -1,5 +1,6 @@
 use super::*;
 use crate::daemon::logged::logged;
+use crate::haproxy::agent::agent;
 use crate::protocol::{Query, SortKey};
 use crate::testing::{FakeKernel, at, client, flow};
 use shaper_common::key::TCP;
@@ -43,7 +44,7 @@ fn options(dir: &TempDir) -> Options {
 fn start(dir: TempDir, kernel: FakeKernel) -> Lab {
     let options = options(&dir);
     let (policy, _) = options.load().unwrap();
-    let core = Core::start(kernel.clone(), policy, options, at(0)).unwrap();
+    let core = Core::start(kernel.clone(), policy, options, agent().0, at(0)).unwrap();
     Lab { dir, kernel, core }
 }
 

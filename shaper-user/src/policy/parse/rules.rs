@@ -1,10 +1,10 @@
 //! The `[[rule]]` tables, and what must hold between them.
 
-use super::{LIMIT_KEYS, limits};
+use super::{LIMIT_KEYS, limits, place};
 use crate::policy::client::{self, Prefixes};
 use crate::policy::mistake::{Lines, Mistakes};
 use crate::policy::section::{At, Section};
-use crate::policy::{Limits, Rule};
+use crate::policy::{Limits, PlaceRule, Rule};
 use ipnet::IpNet;
 use shaper_common::class::MAX_CLASSES;
 use shaper_common::names::MAX_RULES;
@@ -17,11 +17,12 @@ const RULES_MAX: usize = MAX_CLASSES as usize - 1;
 /// a rule for all of IPv6.
 const PREFIXES_MAX: usize = MAX_RULES as usize / 2 - 1;
 const NAME_MAX: usize = 64;
-const CLIENTS: &str = "addresses and prefixes, such as [\"192.0.2.10\", \"2001:db8::/48\"]";
+pub(super) const CLIENTS: &str =
+    "addresses and prefixes, such as [\"192.0.2.10\", \"2001:db8::/48\"]";
 
 /// What earlier rules have taken, with the lines where they did.
 #[derive(Default)]
-struct Taken {
+pub(super) struct Taken {
     names: HashMap<String, usize>,
     clients: HashMap<IpNet, (String, usize)>,
 }
@@ -31,12 +32,19 @@ pub(super) fn rules(
     prefixes: Prefixes,
     lines: &Lines<'_>,
     mistakes: &mut Mistakes,
-) -> Vec<Rule> {
+) -> (Vec<Rule>, Vec<PlaceRule>) {
     let mut taken = Taken::default();
     let mut total = 0;
     let mut rules = Vec::new();
+    let mut places = Vec::new();
     for section in root.tables("rule", "[[rule]]", mistakes) {
         let span = section.span();
+        if place::is_place(&section) {
+            let rule = place::place(section, prefixes, &mut taken, lines, mistakes);
+            place::bound(&places, &rule, span, mistakes);
+            places.push(rule);
+            continue;
+        }
         let rule = rule(section, prefixes, &mut taken, lines, mistakes);
         let before = total;
         total += rule.clients.len();
@@ -57,7 +65,7 @@ pub(super) fn rules(
         }
         rules.push(rule);
     }
-    rules
+    (rules, places)
 }
 
 fn rule(
@@ -69,6 +77,7 @@ fn rule(
 ) -> Rule {
     let name = name(&mut section, taken, lines, mistakes);
     let clients = clients(&mut section, &name, prefixes, taken, lines, mistakes);
+    section.knows(&["backends", "servers"]);
     let limits = limits(&mut section, mistakes);
     let exempt = section.get("exempt", mistakes);
     let block = section.get("block", mistakes);
@@ -89,7 +98,7 @@ fn rule(
     }
 }
 
-fn name(
+pub(super) fn name(
     section: &mut Section<'_, '_>,
     taken: &mut Taken,
     lines: &Lines<'_>,
@@ -145,7 +154,10 @@ fn clients(
         if section.key("clients").is_none() {
             mistakes.push(
                 section.span(),
-                format!("[[rule]] has no `clients`; allowed: {CLIENTS}"),
+                format!(
+                    "[[rule]] names none of `clients`, `backends` and `servers`; allowed: {CLIENTS}, \
+                     or places such as backends = [\"be_ws\"]"
+                ),
             );
         }
         return Vec::new();

@@ -2,13 +2,13 @@ use super::*;
 use crate::model::{Client, Direction, Limited, Runtime};
 use crate::testing::at;
 
-fn plain(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> String {
+pub(crate) fn plain(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> String {
     let mut out = anstream::StripStream::new(Vec::new());
     write(&mut out).unwrap();
     String::from_utf8(out.into_inner()).unwrap()
 }
 
-fn traffic(bytes: u64, rate_bps: u64) -> Direction {
+pub(crate) fn traffic(bytes: u64, rate_bps: u64) -> Direction {
     Direction {
         bytes,
         packets: bytes / 1000,
@@ -37,6 +37,7 @@ fn client(name: &str) -> Client {
         age_ms: 192_000,
         idle_ms: 0,
         runtime: None,
+        servers: Vec::new(),
     }
 }
 
@@ -70,14 +71,14 @@ fn every_state() -> model::Clients {
 #[test]
 fn clients_in_every_state() {
     let answer = every_state();
-    insta::assert_snapshot!("clients", plain(|out| clients(out, &answer)));
+    insta::assert_snapshot!("clients", plain(|out| clients(out, &answer, None)));
 }
 
 #[test]
 fn a_plain_list_of_clients_fits_80_columns() {
     let mut answer = every_state();
     answer.clients.truncate(1);
-    let text = plain(|out| clients(out, &answer));
+    let text = plain(|out| clients(out, &answer, None));
     assert!(
         text.lines().all(|line| line.chars().count() <= 80),
         "{text}"
@@ -87,7 +88,7 @@ fn a_plain_list_of_clients_fits_80_columns() {
 #[test]
 fn rows_that_matter_are_coloured() {
     let mut out = Vec::new();
-    clients(&mut out, &every_state()).unwrap();
+    clients(&mut out, &every_state(), None).unwrap();
     let text = String::from_utf8(out).unwrap();
     let starts = |line: usize, code: &str| text.lines().nth(line).unwrap().starts_with(code);
     assert!(starts(0, "\x1b[1m"), "{text:?}");
@@ -96,9 +97,8 @@ fn rows_that_matter_are_coloured() {
     assert!(starts(4, "\x1b[31m"));
 }
 
-#[test]
-fn flows_of_both_families() {
-    let flow = |client: &str, port| model::Flow {
+fn flow(client: &str, port: u16) -> model::Flow {
+    model::Flow {
         client: client.parse().unwrap(),
         client_port: port,
         local: "10.0.0.1".parse().unwrap(),
@@ -113,15 +113,20 @@ fn flows_of_both_families() {
             upload: true,
             download: true,
         }),
+        own_limit: None,
         haproxy: None,
-    };
+    }
+}
+
+#[test]
+fn flows_of_both_families() {
     let mut answer = model::Flows {
         at: at(0),
         interval_ms: 1000,
         matched: 2,
         flows: vec![flow("203.0.113.10", 52482), flow("192.0.2.7", 1)],
     };
-    let text = plain(|out| flows(out, &answer));
+    let text = plain(|out| flows(out, &answer, None));
     assert!(
         text.lines().all(|line| line.chars().count() <= 80),
         "{text}"
@@ -134,18 +139,61 @@ fn flows_of_both_families() {
         upload: true,
         download: false,
     });
-    insta::assert_snapshot!("flows", plain(|out| flows(out, &answer)));
+    insta::assert_snapshot!("flows", plain(|out| flows(out, &answer, None)));
     answer.flows.clear();
     answer.matched = 0;
-    insta::assert_snapshot!("no_flows", plain(|out| flows(out, &answer)));
+    insta::assert_snapshot!("no_flows", plain(|out| flows(out, &answer, None)));
 }
 
 #[test]
-fn servers_before_anything_is_known() {
-    let answer = model::Servers {
-        at: at(0),
-        interval_ms: 0,
-        servers: Vec::new(),
+fn servers_are_named_where_there_is_room() {
+    let mut answer = every_state();
+    answer.clients.truncate(2);
+    answer.clients[0].servers = vec!["be_a/s1".to_owned(), "be_b/s2".to_owned()];
+    let text = |width| plain(|out| clients(out, &answer, width));
+    assert!(text(None).contains("be_a/s1, be_b/s2"));
+    assert!(text(Some(200)).contains("SERVERS"));
+    assert!(!text(Some(80)).contains("SERVERS"));
+}
+
+#[test]
+fn a_flow_names_its_server() {
+    let haproxy = |server: &str, stale| model::Haproxy {
+        frontend: "fe_ws".to_owned(),
+        backend: "be_ws".to_owned(),
+        server: server.to_owned(),
+        session: "0x55df672d6cc0".to_owned(),
+        worker_pid: 4242,
+        stale,
     };
-    insta::assert_snapshot!("servers", plain(|out| servers(out, &answer)));
+    let mut joined = flow("203.0.113.10", 52482);
+    joined.haproxy = Some(haproxy("srv1", false));
+    let mut stale = flow("203.0.113.11", 52482);
+    stale.haproxy = Some(haproxy("srv2", true));
+    let mut answer = model::Flows {
+        at: at(0),
+        interval_ms: 1000,
+        matched: 3,
+        flows: vec![joined, stale, flow("192.0.2.7", 1)],
+    };
+    insta::assert_snapshot!("flows_at_servers", plain(|out| flows(out, &answer, None)));
+    // In 80 columns the age has to go, and a long name does itself.
+    let text = |answer: &_| plain(|out| flows(out, answer, Some(80)));
+    let narrow = text(&answer);
+    assert!(
+        narrow.contains("~be_ws/srv2") && !narrow.contains("AGE"),
+        "{narrow}"
+    );
+    assert!(
+        narrow
+            .lines()
+            .all(|line| line.starts_with('~') || line.chars().count() <= 80)
+    );
+    let long = "websocket-server-of-the-south";
+    answer.flows[0].haproxy = Some(haproxy(long, false));
+    let narrow = text(&answer);
+    assert!(
+        !narrow.contains("SERVER") && narrow.contains("AGE"),
+        "{narrow}"
+    );
 }

@@ -3,12 +3,15 @@
 use super::bars::{bar, sparkline};
 use super::columns::{Placed, What};
 use super::theme::Theme;
-use crate::model::{Client, Direction, Flow, Limited};
+use crate::model::{Backend, Client, Direction, Flow, Haproxy, Limited, Server};
 use crate::top::state::history::Past;
-use crate::top::state::row::FlowKey;
+use crate::top::state::row::{FlowKey, Row};
 use crate::top::units;
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
+
+/// A server that carries so many times the mean of its backend wants a look.
+const UNEVEN: f64 = 2.0;
 
 /// A client's cell.
 pub fn client(
@@ -44,7 +47,7 @@ pub fn client(
         What::Age => Line::raw(units::duration(row.age_ms)),
         What::Idle => Line::raw(units::duration(row.idle_ms)),
         What::Minute => minute(past, width, theme),
-        What::Local => Line::default(),
+        _ => Line::default(),
     }
 }
 
@@ -80,7 +83,67 @@ pub fn flow(
         What::Age => Line::raw(units::duration(row.age_ms)),
         What::Idle => Line::raw(units::duration(row.idle_ms)),
         What::Minute => minute(past, width, theme),
-        What::Connections | What::Limit | What::Use | What::Held => Line::default(),
+        What::Server => match &row.haproxy {
+            Some(at) if at.stale => Line::styled(fit(&place(at), width), theme.dim()),
+            Some(at) => Line::raw(fit(&place(at), width)),
+            None => Line::styled("-", theme.dim()),
+        },
+        _ => Line::default(),
+    }
+}
+
+/// `backend/server`, marked when HAProxy has not confirmed it lately.
+pub fn place(at: &Haproxy) -> String {
+    let mark = if at.stale { "~" } else { "" };
+    format!("{mark}{}/{}", at.backend, at.server)
+}
+
+/// A server's cell.
+pub fn server(
+    row: &Server,
+    backend: Option<&Backend>,
+    past: Option<&Past>,
+    at: &Placed,
+    theme: Theme,
+) -> Line<'static> {
+    let width = usize::from(at.width);
+    match at.column.what {
+        What::Name => Line::raw(fit(&row.key().to_string(), width)),
+        What::Connections => Line::raw(row.connections.to_string()),
+        What::Up => rate(row.upload.rate_bps, theme.upload(), theme),
+        What::Down => rate(row.download.rate_bps, theme.download(), theme),
+        What::Load => {
+            let [up, down] = row.rates();
+            let of = backend.map_or(0, |backend| backend.rate_bps);
+            let percent = percent(up.saturating_add(down), of);
+            let [full, rest] = bar(percent, width.saturating_sub(5), theme);
+            // All of a backend is nothing to be warned of.
+            let number = format!(" {:>3}%", percent.min(999));
+            Line::from(vec![full.style(theme.good()), rest, Span::raw(number)])
+        }
+        What::Imbalance => match backend.and_then(|backend| backend.imbalance) {
+            None => Line::styled("-", theme.dim()),
+            Some(imbalance) if imbalance >= UNEVEN => {
+                Line::styled(format!("{imbalance:.2}"), theme.warn())
+            }
+            Some(imbalance) => Line::raw(format!("{imbalance:.2}")),
+        },
+        What::Top => match &row.top_client {
+            Some(client) => Line::raw(fit(client, width)),
+            None => Line::styled("-", theme.dim()),
+        },
+        What::Share => match row.top_client_share {
+            Some(share) => Line::raw(format!("{:.0}%", share * 100.0)),
+            None => Line::styled("-", theme.dim()),
+        },
+        What::Dropped => bytes(dropped(&row.upload, &row.download), theme.warn(), theme),
+        What::Total => bytes(
+            row.upload.bytes.saturating_add(row.download.bytes),
+            Style::new(),
+            theme,
+        ),
+        What::Minute => minute(past, width, theme),
+        _ => Line::default(),
     }
 }
 

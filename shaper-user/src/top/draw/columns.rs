@@ -31,6 +31,18 @@ pub enum What {
     Idle,
     /// The last minute.
     Minute,
+    /// The server that a flow is pinned to.
+    Server,
+    /// A server with its backend.
+    Name,
+    /// A server's part of what its backend carries.
+    Load,
+    /// How uneven its backend is.
+    Imbalance,
+    /// The client that moves most there.
+    Top,
+    /// That client's part.
+    Share,
 }
 
 /// A column before it has a place.
@@ -104,25 +116,56 @@ pub fn clients(name: u16, rule: u16) -> Vec<Column> {
     ]
 }
 
-/// The columns of the flows tab.
-pub fn flows(name: u16, rule: u16) -> Vec<Column> {
+/// The columns of the flows tab; `server` is the longest server on the screen, 0
+/// where none is known.
+pub fn flows(name: u16, rule: u16, server: u16) -> Vec<Column> {
     let name = name.max(15);
-    vec![
+    let mut columns = vec![
         column(What::Client, "CLIENT", 0, (name.min(30), name), false),
-        column(What::Local, "LOCAL", 4, (9, 25), false),
+        column(What::Local, "LOCAL", 5, (9, 25), false),
         column(
             What::Rule,
             "RULE",
-            7,
+            8,
             (rule.clamp(8, 10), rule.max(8)),
+            false,
+        ),
+        column(
+            What::Server,
+            "SERVER",
+            3,
+            (server.clamp(8, 12), server.max(8)),
             false,
         ),
         column(What::Up, "UP", 1, (11, 11), true),
         column(What::Down, "DOWN", 2, (11, 11), true),
-        column(What::Dropped, "DROPPED", 5, (8, 8), true),
-        column(What::Total, "TOTAL", 9, (7, 8), true),
-        column(What::Age, "AGE", 3, (6, 6), true),
-        column(What::Idle, "IDLE", 6, (6, 6), true),
+        column(What::Dropped, "DROPPED", 6, (8, 8), true),
+        column(What::Total, "TOTAL", 10, (7, 8), true),
+        column(What::Age, "AGE", 4, (6, 6), true),
+        column(What::Idle, "IDLE", 7, (6, 6), true),
+        column(What::Minute, "LAST MINUTE", 9, (12, 60), false),
+    ];
+    if server == 0 {
+        columns.retain(|column| column.what != What::Server);
+    }
+    columns
+}
+
+/// The columns of the servers tab; `name` is the longest server with its backend,
+/// `top` the longest top client on the screen.
+pub fn servers(name: u16, top: u16) -> Vec<Column> {
+    let (name, top) = (name.max(8), top.max(12));
+    vec![
+        column(What::Name, "SERVER", 0, (name.min(22), name), false),
+        column(What::Connections, "CONN", 6, (4, 7), true),
+        column(What::Up, "UP", 1, (11, 11), true),
+        column(What::Down, "DOWN", 2, (11, 11), true),
+        column(What::Load, "LOAD", 7, (9, 25), false),
+        column(What::Imbalance, "IMBAL", 5, (5, 6), true),
+        column(What::Top, "TOP CLIENT", 3, (top.min(18), top), false),
+        column(What::Share, "SHARE", 4, (5, 5), true),
+        column(What::Dropped, "DROPPED", 9, (7, 8), true),
+        column(What::Total, "TOTAL", 10, (7, 8), true),
         column(What::Minute, "LAST MINUTE", 8, (12, 60), false),
     ]
 }
@@ -185,21 +228,43 @@ mod tests {
         );
         assert_eq!(titles(clients(15, 8), 39), ["CLIENT", "UP", "DOWN"]);
         assert_eq!(
-            titles(flows(21, 8), 79),
+            titles(flows(21, 8, 0), 79),
             ["CLIENT", "LOCAL", "UP", "DOWN", "DROPPED", "AGE", "IDLE"]
+        );
+        assert_eq!(
+            titles(flows(24, 8, 10), 79),
+            ["CLIENT", "LOCAL", "SERVER", "UP", "DOWN", "AGE"]
+        );
+        assert_eq!(
+            titles(servers(10, 13), 79),
+            [
+                "SERVER",
+                "CONN",
+                "UP",
+                "DOWN",
+                "LOAD",
+                "IMBAL",
+                "TOP CLIENT",
+                "SHARE"
+            ]
+        );
+        assert_eq!(
+            titles(servers(20, 18), 79),
+            ["SERVER", "UP", "DOWN", "IMBAL", "TOP CLIENT", "SHARE"]
         );
     }
 
     #[test]
     fn wide_terminals_show_all() {
         assert_eq!(titles(clients(39, 16), 199).len(), clients(0, 0).len());
-        assert_eq!(titles(flows(47, 16), 199).len(), flows(0, 0).len());
+        assert_eq!(titles(flows(47, 16, 20), 199).len(), flows(0, 0, 1).len());
+        assert_eq!(titles(servers(40, 40), 199).len(), servers(0, 0).len());
     }
 
     #[test]
     fn nothing_overlaps_or_leaves_the_table() {
         for width in 1..220 {
-            for columns in [clients(39, 12), flows(47, 12)] {
+            for columns in [clients(39, 12), flows(47, 12, 30), servers(40, 18)] {
                 let placed = place(columns, width);
                 for pair in placed.windows(2) {
                     assert!(pair[0].x + pair[0].width < pair[1].x);

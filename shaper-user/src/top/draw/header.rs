@@ -3,7 +3,6 @@
 use super::bars::sparkline;
 use super::theme::Theme;
 use super::{put, put_both};
-use crate::protocol::SortKey;
 use crate::top::state::history::Rates;
 use crate::top::state::list::List;
 use crate::top::state::row::Row;
@@ -180,10 +179,16 @@ pub fn tabs(buf: &mut Buffer, area: Rect, app: &App, theme: Theme) {
             style,
         ));
     }
-    let right = match app.tab {
+    let mut right = match app.tab {
         Tab::Clients => describe(&app.clients, app, theme),
         Tab::Flows => describe(&app.flows, app, theme),
+        Tab::Servers => describe(&app.servers, app, theme),
     };
+    // The columns say how it is sorted, too; that it is frozen nothing else does.
+    let width = |spans: &[Span]| spans.iter().map(Span::width).sum::<usize>();
+    while right.len() > 1 && width(&left) + width(&right) >= usize::from(area.width) {
+        right.pop();
+    }
     put_both(buf, area, left, right);
 }
 
@@ -208,20 +213,9 @@ fn describe<R: Row>(list: &List<R>, app: &App, theme: Theme) -> Vec<Span<'static
     let reverse = if list.reverse { " reversed" } else { "" };
     parts.push(Span::raw(format!(
         "sorted by {}{reverse}",
-        order(list.sort)
+        R::order(list.sort)
     )));
     parts
-}
-
-fn order(sort: SortKey) -> &'static str {
-    match sort {
-        SortKey::Upload => "upload",
-        SortKey::Download => "download",
-        SortKey::Total => "up+down",
-        SortKey::Client => "client",
-        SortKey::Age => "age",
-        SortKey::Limited => "limited",
-    }
 }
 
 /// The time of day where the operator is.

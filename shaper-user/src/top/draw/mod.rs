@@ -36,6 +36,7 @@ pub fn draw(frame: &mut Frame, app: &App, theme: Theme) {
     match app.tab {
         Tab::Clients => table::clients(buf, &areas, app, theme),
         Tab::Flows => table::flows(buf, &areas, app, theme),
+        Tab::Servers => table::servers(buf, &areas, app, theme),
     }
     if app.pane.is_some() {
         pane::pane(buf, areas.pane, app, theme);

@@ -26,21 +26,24 @@ const HELP: &str = "\
 ↑ ↓ PgUp PgDn   choose a row; it stays chosen while rows move
 Home End        first and last row
 Esc             close; with nothing open, back to the top
-Tab 1 2         clients, flows
-Enter           one client: its history and its flows
-s < >           sort: rates, upload, download, limited, age, client
-r               reverse the order
+Tab 1 2 3       clients, flows, servers
+Enter           a client's history and its flows; a server's flows
+s < > r         sort: rates, upload, download, limited, age, client;
+                reverse the order
 /               filter: client:203.0.113.0/24 rule:NAME port:443
-                state:limited, or any text; empty shows all
+                server:BACKEND/NAME state:limited, or any text
 space           freeze the picture; nothing of the history is lost
 l               set a limit at runtime, over the policy; or clear it
-b               block the client, or unblock it
+b               block the client, or unblock it; a server's top one
+K D             have HAProxy close the flow, drain the server
 q Ctrl-C        quit
 
 LIMIT           of the direction nearest to it; * set at runtime
 HELD held 12s   held by its limit now, 12 s in all; 12s: was held
      over 12s   the same while only observing: nothing is held
-tcp!            no backpressure: over its limit it is dropped";
+tcp!            no backpressure: over its limit it is dropped
+~be/srv         HAProxy is silent since it said so
+IMBAL           the busiest server's rate over its backend's mean";
 
 /// The last line. Answers where the cursor is while the filter is typed.
 pub fn footer(buf: &mut Buffer, area: Rect, app: &App, theme: Theme) -> Option<Position> {
@@ -74,7 +77,7 @@ fn filter_line(buf: &mut Buffer, area: Rect, filter: &Filter, theme: Theme) -> O
     ];
     let hint = match &filter.error {
         Some(error) => Span::styled(format!("! {error}"), theme.bad()),
-        None => Span::styled("client: rule: state: · Enter · Esc", theme.dim()),
+        None => Span::styled("client: rule: state: server: · Enter · Esc", theme.dim()),
     };
     buf.set_style(area, ratatui::style::Style::reset());
     match &filter.error {

@@ -1,5 +1,7 @@
 //! The detail pane: one client, its history, its flows.
 
+mod flows;
+
 use super::bars::{chart, chart_width};
 use super::cells::{held, percent};
 use super::theme::Theme;
@@ -40,15 +42,20 @@ pub fn pane(buf: &mut Buffer, area: Rect, app: &App, theme: Theme) {
         14..22 => 5,
         _ => 8,
     };
-    let [facts, charts, flows] = Layout::vertical([
+    let haproxy = app.pane_flow().filter(|flow| flow.haproxy.is_some());
+    let [facts, at_server, charts, flows] = Layout::vertical([
         Constraint::Length(3),
+        Constraint::Length(u16::from(haproxy.is_some())),
         Constraint::Length(chart_height),
         Constraint::Min(0),
     ])
     .areas(inside);
     self::facts(buf, facts, client, app, theme);
+    if let Some(flow) = haproxy {
+        put(buf, at_server, self::haproxy(flow, at_server.width, theme));
+    }
     self::charts(buf, charts, client, pane, app, theme);
-    self::flows(buf, flows, pane, theme);
+    flows::flows(buf, flows, pane, theme);
 }
 
 fn facts(buf: &mut Buffer, area: Rect, client: &Client, app: &App, theme: Theme) {
@@ -142,10 +149,35 @@ fn direction(
             theme.dim(),
         ));
     }
-    while spans.iter().map(Span::width).sum::<usize>() > usize::from(width) {
+    whole(spans, usize::from(width))
+}
+
+/// The spans from the left that have room.
+fn whole(mut spans: Vec<Span<'static>>, width: usize) -> Line<'static> {
+    while spans.iter().map(Span::width).sum::<usize>() > width {
         spans.pop();
     }
     Line::from(spans)
+}
+
+/// Where HAProxy sends one flow.
+fn haproxy(flow: &Flow, width: u16, theme: Theme) -> Line<'static> {
+    let Some(at) = &flow.haproxy else {
+        return Line::default();
+    };
+    let mut spans = vec![
+        Span::raw(format!(":{} → ", flow.client_port)),
+        Span::styled(format!("{}/{}", at.backend, at.server), theme.bold()),
+    ];
+    if at.stale {
+        spans.push(Span::styled("  stale", theme.warn()));
+    }
+    spans.extend([
+        Span::raw(format!("  frontend {}", at.frontend)),
+        Span::raw(format!("  session {}", at.session)),
+        Span::raw(format!("  worker {}", at.worker_pid)),
+    ]);
+    whole(spans, usize::from(width))
 }
 
 /// A size within a line, where no column has to hold.
@@ -185,75 +217,4 @@ fn charts(buf: &mut Buffer, area: Rect, client: &Client, pane: &Pane, app: &App,
         ("↓ last 60 s", theme.download()),
         theme,
     );
-}
-
-fn flows(buf: &mut Buffer, area: Rect, pane: &Pane, theme: Theme) {
-    if area.height < 2 {
-        return;
-    }
-    let room = usize::from(area.height - 1);
-    // The last line says what is not shown.
-    let hidden = pane.matched > room as u64;
-    let rows = if hidden { room - 1 } else { room };
-    let mut lines = area.rows();
-    let heading = format!(
-        "{:>9} {:<24} {:>11} {:>11} {:>7} {:>6} {:>6}",
-        "FLOW", "", "UP", "DOWN", "DROPPED", "AGE", "IDLE"
-    );
-    if let Some(line) = lines.next() {
-        put(buf, line, Line::styled(heading, theme.dim()));
-    }
-    for flow in pane.flows.iter().take(rows) {
-        if let Some(line) = lines.next() {
-            put(buf, line, flow_line(flow, theme));
-        }
-    }
-    if let Some(line) = lines.next()
-        && hidden
-    {
-        let more = units::count(
-            pane.matched
-                .saturating_sub(rows.min(pane.flows.len()) as u64),
-        );
-        let text = format!(
-            "{:>9} {more} more flows: tab 2, / client:{}",
-            "", pane.key.name
-        );
-        put(buf, line, Line::styled(text, theme.dim()));
-    }
-}
-
-fn flow_line(flow: &Flow, theme: Theme) -> Line<'static> {
-    let rate = |bps: u64| match bps {
-        0 => "-".to_owned(),
-        _ => units::rate(bps),
-    };
-    let dropped = flow
-        .upload
-        .dropped_bytes
-        .saturating_add(flow.download.dropped_bytes);
-    let dropped = match dropped {
-        0 => "-".to_owned(),
-        n => units::bytes(n),
-    };
-    let local = std::net::SocketAddr::new(flow.local, flow.local_port);
-    let mark = if flow.is_only_dropped() { "!" } else { "" };
-    let to = super::cells::fit(&format!("→ {local}/{}{mark}", flow.protocol), 24);
-    Line::from(vec![
-        Span::raw(format!("{:>9} {to:<24} ", format!(":{}", flow.client_port))),
-        Span::styled(
-            format!("{:>11} ", rate(flow.upload.rate_bps)),
-            theme.upload(),
-        ),
-        Span::styled(
-            format!("{:>11} ", rate(flow.download.rate_bps)),
-            theme.download(),
-        ),
-        Span::styled(format!("{dropped:>7} "), theme.warn()),
-        Span::raw(format!(
-            "{:>6} {:>6}",
-            units::duration(flow.age_ms),
-            units::duration(flow.idle_ms)
-        )),
-    ])
 }

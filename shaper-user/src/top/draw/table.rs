@@ -5,6 +5,7 @@ use super::columns::{self, Placed, What};
 use super::theme::Theme;
 use super::{cells, put};
 use crate::protocol::SortKey;
+use crate::render;
 use crate::top::state::App;
 use crate::top::state::list::{Item, List};
 use crate::top::state::row::Row;
@@ -12,6 +13,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
+use ratatui::widgets::{Block, Clear, Padding, Paragraph, Widget, Wrap};
 
 /// The clients tab.
 pub fn clients(buf: &mut Buffer, areas: &Areas, app: &App, theme: Theme) {
@@ -28,10 +30,43 @@ pub fn clients(buf: &mut Buffer, areas: &Areas, app: &App, theme: Theme) {
 pub fn flows(buf: &mut Buffer, areas: &Areas, app: &App, theme: Theme) {
     let list = &app.flows;
     let rule = longest(list, areas, |row| row.rule.chars().count());
-    let placed = columns::place(columns::flows(narrow(list.widest), rule), room(areas));
+    let server = longest(list, areas, |row| {
+        row.haproxy
+            .as_ref()
+            .map_or(0, |at| cells::place(at).chars().count())
+    });
+    let columns = columns::flows(narrow(list.widest), rule, server);
+    let placed = columns::place(columns, room(areas));
     table(buf, areas, list, &placed, theme, |item, at| {
         cells::flow(&item.row, &item.key, list.past.get(&item.key), at, theme)
     });
+}
+
+/// The servers tab.
+pub fn servers(buf: &mut Buffer, areas: &Areas, app: &App, theme: Theme) {
+    let list = &app.servers;
+    let top = longest(list, areas, |row| {
+        row.top_client.as_ref().map_or(0, String::len)
+    });
+    let columns = columns::servers(narrow(list.widest), top);
+    let placed = columns::place(columns, room(areas));
+    table(buf, areas, list, &placed, theme, |item, at| {
+        let backend = app
+            .backends
+            .iter()
+            .find(|backend| backend.backend == item.row.backend);
+        cells::server(&item.row, backend, list.past.get(&item.key), at, theme)
+    });
+    if let (true, true, Some(status)) = (list.items.is_empty(), list.filter.is_empty(), &app.status)
+    {
+        let why = render::why_none(&status.haproxy, "");
+        Clear.render(areas.rows, buf);
+        Paragraph::new(why)
+            .style(theme.dim())
+            .wrap(Wrap { trim: true })
+            .block(Block::new().padding(Padding::horizontal(2)))
+            .render(areas.rows, buf);
+    }
 }
 
 /// The first cell is the cursor's.
@@ -109,7 +144,7 @@ fn sorts(key: SortKey, what: What, placed: &[Placed]) -> bool {
         SortKey::Upload => what == What::Up,
         SortKey::Download => what == What::Down,
         SortKey::Total => matches!(what, What::Up | What::Down),
-        SortKey::Client => what == What::Client,
+        SortKey::Client => matches!(what, What::Client | What::Name),
         SortKey::Age => what == What::Age,
         // Flows have no time held; there it is what was dropped.
         SortKey::Limited => match what {

@@ -1,6 +1,6 @@
 //! What the daemon's answers change.
 
-use super::dialog::Dialog;
+use super::dialog::{Dialog, Message};
 use super::row::ClientKey;
 use super::{Action, App, BACKOFF, FROZEN, Gone};
 use crate::protocol::{Done, ErrorCode};
@@ -20,6 +20,13 @@ impl App {
             accept(
                 &mut self.flows.trying,
                 &mut self.flows.filter,
+                &query.filter,
+            );
+        }
+        if let Some(query) = &wanted.servers {
+            accept(
+                &mut self.servers.trying,
+                &mut self.servers.filter,
                 &query.filter,
             );
         }
@@ -46,6 +53,7 @@ impl App {
             status,
             clients,
             flows,
+            servers,
             ..
         } = frame;
         let span = clients.interval_ms.div_ceil(1000);
@@ -67,6 +75,15 @@ impl App {
                 flows.at.as_millisecond(),
                 flows.interval_ms.div_ceil(1000),
             );
+        }
+        if let Some(servers) = servers {
+            self.servers.take(
+                servers.servers,
+                servers.matched,
+                servers.at.as_millisecond(),
+                servers.interval_ms.div_ceil(1000),
+            );
+            self.backends = servers.backends;
         }
         self.status = Some(status);
     }
@@ -113,19 +130,33 @@ impl App {
     /// A filter that the daemon does not take: the old one stays, and what was
     /// typed can be mended. False when no filter was being tried.
     fn reject(&mut self, wanted: &Wanted, message: &str) -> bool {
-        let flows = wanted.flows.as_ref().map(|query| &query.filter);
-        let tried = match (&self.clients.trying, &self.flows.trying) {
-            (Some(text), _) if *text == wanted.clients.filter => self.clients.trying.take(),
-            (_, Some(text)) if Some(text) == flows => self.flows.trying.take(),
-            // Typed anew meanwhile: the next answer counts.
-            (Some(_), _) | (_, Some(_)) => return true,
-            (None, None) => None,
-        };
+        let mut tries = [
+            (&mut self.clients.trying, Some(&wanted.clients)),
+            (&mut self.flows.trying, wanted.flows.as_ref()),
+            (&mut self.servers.trying, wanted.servers.as_ref()),
+        ];
+        let trying = tries.iter().any(|(trying, _)| trying.is_some());
+        let tried = tries.iter_mut().find_map(|(trying, asked)| {
+            let filter = &asked.as_ref()?.filter;
+            trying.take_if(|text| text == filter)
+        });
         let Some(tried) = tried else {
-            return false;
+            // Typed anew meanwhile: the next answer counts.
+            return trying;
         };
         self.dialog = Some(Dialog::filter(&tried, Some(message.to_owned())));
         true
+    }
+
+    /// In the last line, or where it is too long for that in a window.
+    fn tell(&mut self, title: &str, text: String) {
+        if text.chars().count() <= usize::from(self.size.width) || self.dialog.is_some() {
+            return self.say(text);
+        }
+        self.dialog = Some(Dialog::Message(Message {
+            title: title.to_owned(),
+            text,
+        }));
     }
 
     pub(super) fn acted(&mut self, result: Result<Done, SourceError>) -> Option<Action> {
@@ -138,7 +169,7 @@ impl App {
         };
         match result {
             Ok(done) => {
-                self.say(done.message);
+                self.tell("Done", done.message);
                 return self.fetch();
             }
             Err(SourceError::Refused(body)) if body.code == ErrorCode::Denied => {
@@ -150,7 +181,7 @@ impl App {
                     form.error = Some(error.to_string());
                     self.dialog = Some(Dialog::Limit(form));
                 }
-                None => self.say(format!("not done: {error}")),
+                None => self.tell("Not done", format!("not done: {error}")),
             },
         }
         None

@@ -4,6 +4,7 @@
 use crate::model::Client;
 use crate::protocol::Command;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use std::time::Duration;
 use tui_input::{Input, InputRequest};
 
 /// A dialog.
@@ -180,6 +181,22 @@ pub fn question(command: &Command, connections: Option<u64>) -> String {
             format!("Block {client}? Everything it sends is dropped and its {open} closed.")
         }
         Command::Unblock { client } => format!("Let {client} connect again?"),
+        Command::Kill { flow, .. } => {
+            format!("Have HAProxy close {flow}? The client may connect again.")
+        }
+        Command::Drain {
+            server,
+            percent,
+            over_ms,
+            ..
+        } => format!(
+            "Drain {server}? Its heaviest connections, together {percent}% of its rate, are closed one \
+             after the other over {}. `shaper drain` takes other values.",
+            time(*over_ms)
+        ),
+        Command::StopDrain { server } => {
+            format!("End the drain of {server}? What it closed stays closed.")
+        }
         _ => String::new(),
     }
 }
@@ -188,10 +205,18 @@ fn until(for_ms: Option<u64>) -> String {
     for_ms.map_or_else(
         || "until cleared".to_owned(),
         |ms| {
-            let time = std::time::Duration::from_millis(ms);
-            format!("for {}", humantime::format_duration(time))
+            format!(
+                "for {}",
+                humantime::format_duration(Duration::from_millis(ms))
+            )
         },
     )
+}
+
+/// A time as an option of the command line takes it.
+fn time(ms: u64) -> String {
+    let time = humantime::format_duration(Duration::from_millis(ms));
+    time.to_string().replace(' ', "")
 }
 
 /// A change as the command line does it.
@@ -199,15 +224,7 @@ fn as_typed(command: &Command) -> Option<String> {
     let option = |name: &str, value: Option<String>| {
         value.map_or_else(String::new, |value| format!(" --{name} {value}"))
     };
-    let time = |for_ms: &Option<u64>| {
-        let text = for_ms.map(|ms| {
-            let time = std::time::Duration::from_millis(ms);
-            humantime::format_duration(time)
-                .to_string()
-                .replace(' ', "")
-        });
-        option("for", text)
-    };
+    let for_time = |for_ms: &Option<u64>| option("for", for_ms.map(time));
     Some(match command {
         Command::Limit {
             client,
@@ -218,11 +235,23 @@ fn as_typed(command: &Command) -> Option<String> {
             "shaper limit {client}{}{}{}",
             option("upload", upload.clone()),
             option("download", download.clone()),
-            time(for_ms)
+            for_time(for_ms)
         ),
         Command::ClearLimit { client } => format!("shaper limit {client} --clear"),
-        Command::Block { client, for_ms } => format!("shaper block {client}{}", time(for_ms)),
+        Command::Block { client, for_ms } => format!("shaper block {client}{}", for_time(for_ms)),
         Command::Unblock { client } => format!("shaper unblock {client}"),
+        Command::Kill { flow, .. } => format!("shaper kill {flow}"),
+        Command::Drain {
+            server,
+            percent,
+            over_ms,
+            ..
+        } => format!(
+            "shaper drain {server} --share {} --over {}",
+            f64::from(*percent) / 100.0,
+            time(*over_ms)
+        ),
+        Command::StopDrain { server } => format!("shaper drain {server} --stop"),
         _ => return None,
     })
 }

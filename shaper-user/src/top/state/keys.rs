@@ -21,6 +21,10 @@ macro_rules! on_list {
                 let $list = &mut $app.flows;
                 $body
             }
+            Tab::Servers => {
+                let $list = &mut $app.servers;
+                $body
+            }
         }
     };
 }
@@ -44,15 +48,11 @@ impl App {
             KeyCode::Char('q') => return Some(Action::Quit),
             KeyCode::Char('?') | KeyCode::F(1) => self.dialog = Some(Dialog::Help),
             KeyCode::Esc => return self.close(),
-            KeyCode::Tab | KeyCode::BackTab => {
-                let other = match self.tab {
-                    Tab::Clients => Tab::Flows,
-                    Tab::Flows => Tab::Clients,
-                };
-                return self.open(other);
-            }
+            KeyCode::Tab => return self.open(self.tab.next(true)),
+            KeyCode::BackTab => return self.open(self.tab.next(false)),
             KeyCode::Char('1') => return self.open(Tab::Clients),
             KeyCode::Char('2') => return self.open(Tab::Flows),
+            KeyCode::Char('3') => return self.open(Tab::Servers),
             KeyCode::Up | KeyCode::Char('k') => return self.step(-1),
             KeyCode::Down | KeyCode::Char('j') => return self.step(1),
             KeyCode::PageUp => return self.step(-self.page()),
@@ -67,6 +67,7 @@ impl App {
                 let text = on_list!(self, list => list.filter.clone());
                 self.dialog = Some(Dialog::filter(&text, None));
             }
+            KeyCode::Enter if self.tab == Tab::Servers => return self.flows_of_server(),
             KeyCode::Enter => return self.open_pane(),
             KeyCode::Char('l') => {
                 if let Some(key) = self.target() {
@@ -75,6 +76,8 @@ impl App {
                 }
             }
             KeyCode::Char('b') => self.ask_block(),
+            KeyCode::Char('K') => self.ask_kill(),
+            KeyCode::Char('D') => self.ask_drain(),
             _ => return None,
         }
         match code {
@@ -122,6 +125,24 @@ impl App {
         self.show(key)
     }
 
+    /// The flows tab, filtered to the server under the cursor.
+    fn flows_of_server(&mut self) -> Option<Action> {
+        first(&mut self.servers);
+        let Some(server) = &self.servers.selected else {
+            self.say("there is no row to choose");
+            return None;
+        };
+        self.flows.trying = Some(format!("server:{server}"));
+        self.flows.unselect();
+        self.pane = None;
+        self.tab = Tab::Flows;
+        if self.frozen.is_some() {
+            self.freeze();
+        }
+        self.say("the flows of one server; an empty filter (/) shows all again");
+        self.fetch()
+    }
+
     fn open(&mut self, tab: Tab) -> Option<Action> {
         if self.tab == tab {
             return None;
@@ -156,7 +177,10 @@ impl App {
         on_list!(self, list => first(list));
         let key = self.selected_client();
         if key.is_none() {
-            self.say("there is no row to choose");
+            self.say(match self.tab {
+                Tab::Servers if self.servers.cursor.is_some() => "this server has no client",
+                _ => "there is no row to choose",
+            });
         }
         key
     }
@@ -278,7 +302,7 @@ impl App {
     }
 }
 
-fn first<R: Row>(list: &mut List<R>) {
+pub(super) fn first<R: Row>(list: &mut List<R>) {
     if list.cursor.is_none() {
         list.select(list.offset);
     }

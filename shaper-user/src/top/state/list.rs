@@ -16,7 +16,7 @@ use crate::top::source::ROWS;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-/// Every order, as `s` goes through them.
+/// Every order that most rows have, as `s` goes through them.
 pub const SORTS: [SortKey; 6] = [
     SortKey::Total,
     SortKey::Upload,
@@ -215,9 +215,10 @@ impl<R: Row> List<R> {
 
     /// The next order, or the one before.
     pub fn cycle(&mut self, forward: bool) {
-        let at = SORTS.iter().position(|s| *s == self.sort).unwrap_or(0);
-        let step = if forward { 1 } else { SORTS.len() - 1 };
-        self.sort = SORTS[(at + step) % SORTS.len()];
+        let sorts = R::SORTS;
+        let at = sorts.iter().position(|s| *s == self.sort).unwrap_or(0);
+        let step = if forward { 1 } else { sorts.len() - 1 };
+        self.sort = sorts[(at + step) % sorts.len()];
         self.arrange(true);
     }
 

@@ -2,6 +2,7 @@
 //! reads a clock: everything comes in as a [`Msg`], what is to be done goes out
 //! as an [`Action`].
 
+mod act;
 mod answers;
 pub mod dialog;
 pub mod history;
@@ -11,7 +12,7 @@ pub mod row;
 
 use super::draw::areas::Areas;
 use super::source::{Frame, SourceError, Wanted};
-use crate::model::{Client, Flow, Status};
+use crate::model::{Backend, Client, Flow, Server, Status};
 use crate::protocol::{Command, Done};
 use crossterm::event::KeyEvent;
 use dialog::Dialog;
@@ -57,7 +58,7 @@ pub enum Action {
     Act(Command),
 }
 
-/// The tabs, in order. Servers come third.
+/// The tabs, in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tab {
     /// By client.
@@ -65,18 +66,28 @@ pub enum Tab {
     Clients,
     /// By flow.
     Flows,
+    /// By server.
+    Servers,
 }
 
 impl Tab {
     /// Every tab, as `Tab` goes through them.
-    pub const ALL: [Self; 2] = [Self::Clients, Self::Flows];
+    pub const ALL: [Self; 3] = [Self::Clients, Self::Flows, Self::Servers];
 
     /// What stands on it.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Clients => "Clients",
             Self::Flows => "Flows",
+            Self::Servers => "Servers",
         }
+    }
+
+    /// The one after it, or the one before.
+    pub fn next(self, forward: bool) -> Self {
+        let at = Self::ALL.iter().position(|tab| *tab == self).unwrap_or(0);
+        let step = if forward { 1 } else { Self::ALL.len() - 1 };
+        Self::ALL[(at + step) % Self::ALL.len()]
     }
 }
 
@@ -132,6 +143,10 @@ pub struct App {
     pub clients: List<Client>,
     /// The flows.
     pub flows: List<Flow>,
+    /// The servers.
+    pub servers: List<Server>,
+    /// The backends of the servers.
+    pub backends: Vec<Backend>,
     /// The detail pane, while it is open.
     pub pane: Option<Pane>,
     /// What lies over it all and has the keys.
@@ -158,6 +173,8 @@ impl App {
             tab: Tab::default(),
             clients: List::default(),
             flows: List::default(),
+            servers: List::default(),
+            backends: Vec::new(),
             pane: None,
             dialog: None,
             notice: None,
@@ -184,6 +201,7 @@ impl App {
         let page = Areas::of(self).page();
         self.clients.scroll(page);
         self.flows.scroll(page);
+        self.servers.scroll(page);
         action
     }
 
@@ -202,6 +220,7 @@ impl App {
         Wanted {
             clients: self.clients.query(),
             flows: (self.tab == Tab::Flows).then(|| self.flows.query()),
+            servers: (self.tab == Tab::Servers).then(|| self.servers.query()),
             detail: self.pane.as_ref().map(|pane| pane.key.name.clone()),
         }
     }
@@ -237,7 +256,8 @@ impl App {
             .unwrap_or_else(|| ClientKey::new(&ip.to_string()))
     }
 
-    /// The client under the cursor, whichever tab is open.
+    /// The client under the cursor, whichever tab is open; of a server its top
+    /// client.
     pub fn selected_client(&self) -> Option<ClientKey> {
         match self.tab {
             Tab::Clients => self.clients.selected.clone(),
@@ -246,7 +266,22 @@ impl App {
                 .selected
                 .as_ref()
                 .map(|flow| self.client_of(flow.client.ip())),
+            Tab::Servers => {
+                let server = &self.servers.items.get(self.servers.cursor?)?.row;
+                server.top_client.as_deref().map(ClientKey::new)
+            }
         }
+    }
+
+    /// The flow of the pane's client that there is most to say of: the one under
+    /// the cursor, else the heaviest.
+    pub fn pane_flow(&self) -> Option<&Flow> {
+        let pane = self.pane.as_ref()?;
+        let chosen = self.flows.cursor.and_then(|at| self.flows.items.get(at));
+        chosen
+            .map(|item| &item.row)
+            .filter(|flow| self.tab == Tab::Flows && pane.key.contains(flow.client))
+            .or(pane.flows.first())
     }
 
     /// What is known of a client.
@@ -271,5 +306,9 @@ impl App {
     }
 }
 
+#[cfg(test)]
+mod act_tests;
+#[cfg(test)]
+mod servers_tests;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,9 @@
 //! Rows: what they are, and what they are sorted by.
 
 use super::history::Rates;
-use crate::model::{Client, Flow};
+use super::list::SORTS;
+use crate::model::{Client, Flow, Server};
+use crate::protocol::SortKey;
 use ipnet::IpNet;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
@@ -47,6 +49,20 @@ pub trait Row {
     const LIMITED: Tolerance;
     /// Characters of its first column.
     fn width(&self) -> usize;
+    /// Its orders, as `s` goes through them.
+    const SORTS: &'static [SortKey] = &SORTS;
+
+    /// What an order is called here.
+    fn order(sort: SortKey) -> &'static str {
+        match sort {
+            SortKey::Upload => "upload",
+            SortKey::Download => "download",
+            SortKey::Total => "up+down",
+            SortKey::Client => "client",
+            SortKey::Age => "age",
+            SortKey::Limited => "limited",
+        }
+    }
 }
 
 /// A client's identity, in numeric order of addresses.
@@ -85,6 +101,21 @@ pub struct FlowKey {
     pub local: SocketAddr,
     /// `tcp` or `udp`.
     pub protocol: String,
+}
+
+/// A server's identity.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerKey {
+    /// HAProxy's backend.
+    pub backend: String,
+    /// HAProxy's server.
+    pub server: String,
+}
+
+impl std::fmt::Display for ServerKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.backend, self.server)
+    }
 }
 
 impl Row for Client {
@@ -146,5 +177,51 @@ impl Row for Flow {
             IpAddr::V4(_) => 21,
             IpAddr::V6(ip) => ip.to_string().len() + 8,
         }
+    }
+}
+
+impl Row for Server {
+    type Key = ServerKey;
+    const LIMITED: Tolerance = RATE;
+    /// Without the age, which a server has not.
+    const SORTS: &'static [SortKey] = &[
+        SortKey::Total,
+        SortKey::Upload,
+        SortKey::Download,
+        SortKey::Limited,
+        SortKey::Client,
+    ];
+
+    fn order(sort: SortKey) -> &'static str {
+        match sort {
+            SortKey::Client | SortKey::Age => "name",
+            SortKey::Limited => "dropped",
+            sort => Flow::order(sort),
+        }
+    }
+
+    fn key(&self) -> ServerKey {
+        ServerKey {
+            backend: self.backend.clone(),
+            server: self.server.clone(),
+        }
+    }
+
+    fn rates(&self) -> Rates {
+        [self.upload.rate_bps, self.download.rate_bps]
+    }
+
+    fn age_ms(&self) -> u64 {
+        0
+    }
+
+    fn limited(&self) -> u64 {
+        self.upload
+            .dropped_bytes
+            .saturating_add(self.download.dropped_bytes)
+    }
+
+    fn width(&self) -> usize {
+        self.backend.chars().count() + 1 + self.server.chars().count()
     }
 }

@@ -3,6 +3,7 @@
 use super::dialog::Dialog;
 use super::*;
 use crate::protocol::{Command, ErrorBody, ErrorCode, SortKey};
+use crate::top::fake::servers::at;
 use crate::top::fake::{Bench, World, client, flow, refused, start};
 use crossterm::event::{KeyCode, KeyModifiers};
 
@@ -72,9 +73,12 @@ fn tabs_open_with_their_rows() {
     let mut bench = bench();
     for (code, tab) in [
         (KeyCode::Tab, Tab::Flows),
+        (KeyCode::Tab, Tab::Servers),
         (KeyCode::Tab, Tab::Clients),
+        (KeyCode::Char('3'), Tab::Servers),
         (KeyCode::Char('2'), Tab::Flows),
         (KeyCode::Char('1'), Tab::Clients),
+        (KeyCode::BackTab, Tab::Servers),
         (KeyCode::BackTab, Tab::Flows),
     ] {
         bench.press(code);
@@ -82,16 +86,18 @@ fn tabs_open_with_their_rows() {
     }
     // Without waiting for the next second.
     assert_eq!(bench.app.flows.items.len(), 21);
+    assert_eq!(bench.app.servers.items.len(), 4);
 }
 
 #[test]
-fn flows_are_asked_for_only_where_they_are_shown() {
+fn flows_and_servers_are_asked_for_only_where_they_are_shown() {
     let mut app = bench().app;
     let now = app.now;
     let Some(Action::Fetch(wanted)) = app.update(Msg::Tick(now)) else {
         panic!("a tick asks");
     };
-    assert_eq!((wanted.flows, wanted.detail), (None, None));
+    assert_eq!((&wanted.flows, &wanted.detail), (&None, &None));
+    assert_eq!(wanted.servers, None);
     assert_eq!(wanted.clients.limit, Some(crate::top::source::ROWS));
 }
 
@@ -146,10 +152,14 @@ fn a_filter_narrows_and_an_empty_one_shows_all() {
 
 #[test]
 fn a_bad_filter_says_why_and_leaves_the_old_one() {
-    for tab in ["1", "2"] {
+    for (tab, good, left) in [
+        ("1", "client:10.", 16),
+        ("2", "client:10.", 16),
+        ("3", "server:be_ws", 3),
+    ] {
         let mut bench = bench();
         bench.write(tab);
-        bench.write("/client:10.");
+        bench.write(&format!("/{good}"));
         bench.press(KeyCode::Enter);
         bench.write("/");
         let line = KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL);
@@ -166,9 +176,10 @@ fn a_bad_filter_says_why_and_leaves_the_old_one() {
         assert!(bench.app.gone.is_none());
         let (filter, rows) = match tab {
             "1" => (&bench.app.clients.filter, bench.app.clients.items.len()),
-            _ => (&bench.app.flows.filter, bench.app.flows.items.len()),
+            "2" => (&bench.app.flows.filter, bench.app.flows.items.len()),
+            _ => (&bench.app.servers.filter, bench.app.servers.items.len()),
         };
-        assert_eq!((filter.as_str(), rows), ("client:10.", 16));
+        assert_eq!((filter.as_str(), rows), (good, left));
     }
 }
 
@@ -519,4 +530,23 @@ fn fifty_thousand_flows_are_held_and_only_the_screen_is_drawn() {
         sum(0) + 1_000 >= sum(1)
     }));
     assert!(bench.text().contains("50,000 flows"));
+}
+
+#[test]
+fn fifty_thousand_flows_at_many_servers_are_drawn_too() {
+    let mut world = crowd(50_000);
+    for (n, flow) in world.flows.iter_mut().enumerate() {
+        flow.haproxy = Some(at("be_ws", &format!("srv{}", n % 700)));
+    }
+    let mut bench = Bench::new(world, 120, 40, 1);
+    bench.write("3");
+    bench.press(KeyCode::End);
+    assert_eq!(bench.app.servers.cursor, Some(699));
+    bench.press(KeyCode::Enter);
+    assert_eq!(bench.app.tab, Tab::Flows);
+    let text = bench.text();
+    assert!(
+        text.contains("50,000 flows") && text.contains("SERVER"),
+        "{text}"
+    );
 }
