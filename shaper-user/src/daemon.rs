@@ -6,6 +6,8 @@ mod caps;
 mod core;
 mod events;
 #[cfg(test)]
+mod lab;
+#[cfg(test)]
 mod logged;
 mod notify;
 

@@ -1,3 +1,4 @@
+use super::lab::options;
 use super::*;
 use crate::control::client::Client;
 use crate::haproxy::fake;
@@ -13,15 +14,7 @@ async fn it_serves_reloads_on_sighup_and_stops_on_sigterm() {
     let path = dir.path().join("shaper.sock");
     let file = dir.path().join("policy.toml");
     std::fs::write(&file, "ports = [443]").unwrap();
-    let options = Options {
-        policy: PolicyFile {
-            path: file.clone(),
-            required: true,
-        },
-        interfaces: Vec::new(),
-        observe: false,
-        socket: path.clone(),
-    };
+    let options = options(&dir);
     let (policy, _) = options.load().unwrap();
     let socket = Socket::bind(&path).unwrap();
     let kernel = FakeKernel::new(
@@ -82,19 +75,15 @@ async fn flows_are_joined_with_haproxy_and_a_reload_changes_its_sockets() {
         std::fs::write(&file, text).unwrap();
     };
     policy(&socket, "1s");
-    let options = Options {
-        policy: PolicyFile {
-            path: file.clone(),
-            required: true,
-        },
-        interfaces: Vec::new(),
-        observe: false,
-        socket: dir.path().join("shaper.sock"),
-    };
-    let kernel = FakeKernel::new(
-        vec![flow("192.0.2.1", 4000, TCP), flow("192.0.2.2", 4000, TCP)],
-        vec![client("192.0.2.1"), client("192.0.2.2")],
-    );
+    let options = options(&dir);
+    // Opened at boot: the answers are of the real clock, whatever that says.
+    let opened = ["192.0.2.1", "192.0.2.2"].map(|ip| {
+        let (key, mut flow) = flow(ip, 4000, TCP);
+        flow.created = 0;
+        (key, flow)
+    });
+    let clients = vec![client("192.0.2.1"), client("192.0.2.2")];
+    let kernel = FakeKernel::new(opened.to_vec(), clients);
     let first = haproxy(&socket, "192.0.2.1");
     let (loaded, _) = options.load().unwrap();
     let (messages, inbox) = mpsc::channel();

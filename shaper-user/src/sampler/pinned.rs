@@ -271,7 +271,11 @@ pub(super) fn session<'a>(view: &'a View, key: &FlowKey, flow: &Flow) -> Option<
     if view.sessions.is_empty() || key.protocol == UDP {
         return None;
     }
-    let client = SocketAddr::new(addr::from_kernel(&key.client), key.client_port);
-    let session = view.sessions.get(&client);
+    let session = view.sessions.get(&client_end(key));
     session.filter(|session| flow.created <= session.answered)
+}
+
+/// The client's end of a flow.
+pub(super) fn client_end(key: &FlowKey) -> SocketAddr {
+    SocketAddr::new(addr::from_kernel(&key.client), key.client_port)
 }

@@ -70,13 +70,7 @@ impl Sampler {
     }
 
     fn client_now(&self, client: ClientKey, flows: Vec<FlowNow>) -> ClientNow {
-        let state = self.client_index.get(&client);
-        let state = state.and_then(|memory| self.clients.get(memory.index as usize));
-        let class = match state {
-            Some(state) => state.class as usize,
-            None => self.compiled.class_of(&client),
-        };
-        let class = self.compiled.classes.get(class);
+        let class = self.class_of(&client, self.client(&client));
         let most = |limit: Option<RateLimit>| limit.map_or(f64::INFINITY, |l| l.rate.bps() as f64);
         ClientNow {
             client,

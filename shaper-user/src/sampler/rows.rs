@@ -10,7 +10,7 @@ use crate::policy::{NamedClass, Override};
 use crate::protocol::{Query, SortKey};
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT};
 use shaper_common::flow::{Client, DOWNLOAD, Traffic, UPLOAD};
-use shaper_common::key::{Addr, ClientKey, FlowKey, UDP, V4_MAPPED_BITS, is_v4};
+use shaper_common::key::{Addr, ClientKey, UDP, V4_MAPPED_BITS, is_v4};
 
 pub(super) const NANOS_PER_MS: u64 = 1_000_000;
 pub(super) const UP: usize = UPLOAD as usize;
@@ -155,8 +155,9 @@ impl Sampler {
         if !filter.matches_flow(key, place) {
             return false;
         }
-        let client = self.client_of_flow(key);
-        let class = self.class_of_flow(key, client);
+        let client_key = self.compiled.settings.client(&key.client);
+        let client = self.client(&client_key);
+        let class = self.class_of(&client_key, client);
         filter.matches_client(&Subject {
             addr: &key.client,
             bits: 128,
@@ -220,7 +221,8 @@ impl Sampler {
     fn flow_row(&self, index: u32) -> model::Flow {
         let (key, flow) = &self.flows[index as usize];
         let rates = self.flow_rates[index as usize];
-        let class = self.class_of_flow(key, self.client_of_flow(key));
+        let client = self.compiled.settings.client(&key.client);
+        let class = self.class_of(&client, self.client(&client));
         let [upload, download] = DIRECTIONS.map(|d| direction(&flow.traffic[d], rates[d]));
         model::Flow {
             client: addr::from_kernel(&key.client),
@@ -279,21 +281,20 @@ impl Sampler {
         }
     }
 
-    fn client_of_flow(&self, key: &FlowKey) -> Option<&ClientState> {
-        let client = self.compiled.settings.client(&key.client);
-        let memory = self.client_index.get(&client)?;
+    /// A client of the last sample; missing where its table is full.
+    pub(super) fn client(&self, key: &ClientKey) -> Option<&ClientState> {
+        let memory = self.client_index.get(key)?;
         self.clients.get(memory.index as usize)
     }
 
-    /// The client may be missing where its table is full.
-    fn class_of_flow(&self, key: &FlowKey, client: Option<&ClientState>) -> Option<&NamedClass> {
-        let class = client.map_or_else(
-            || {
-                let client = self.compiled.settings.client(&key.client);
-                self.compiled.class_of(&client)
-            },
-            |client| client.class as usize,
-        );
+    /// The class of a client, `known` where it is in the sample.
+    pub(super) fn class_of(
+        &self,
+        key: &ClientKey,
+        known: Option<&ClientState>,
+    ) -> Option<&NamedClass> {
+        let class = known.map(|client| client.class as usize);
+        let class = class.unwrap_or_else(|| self.compiled.class_of(key));
         self.compiled.classes.get(class)
     }
 

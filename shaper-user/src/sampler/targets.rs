@@ -1,11 +1,10 @@
 //! Which sessions of HAProxy a flow's or a server's name means.
 
+use super::pinned::client_end;
 use super::{Sampler, is_live};
-use crate::addr;
 use crate::haproxy::kill::{FlowName, Target};
 use crate::haproxy::weights::ServerName;
-use shaper_common::key::{FlowKey, UDP};
-use std::net::SocketAddr;
+use shaper_common::key::UDP;
 use thiserror::Error;
 
 /// Why a name means no session.
@@ -63,27 +62,25 @@ impl Sampler {
                 *client
             }
         };
-        let mut rate = 0;
-        let mut flows = 0;
-        for ((key, _), rates) in self.flows.iter().zip(&self.flow_rates) {
-            if key.protocol != UDP && client_of(key) == client {
-                flows += 1;
-                rate = rates.iter().sum();
-            }
-        }
-        match (flows, name) {
-            (0, _) => return Err(NoTarget::Unknown(*name)),
+        let flows: Vec<_> = self
+            .flows
+            .iter()
+            .zip(&self.flow_rates)
+            .filter(|((key, _), _)| key.protocol != UDP && client_end(key) == client)
+            .collect();
+        let ((key, flow), rates) = match (&flows[..], name) {
             // To several ports of this host. An id has no such doubt.
-            (2.., FlowName::Client(_)) => {
+            ([_, _, ..], FlowName::Client(_)) => {
                 return Err(NoTarget::Ambiguous {
                     name: *name,
-                    count: flows,
+                    count: flows.len(),
                     instead: "HAProxy's id of the session, from `shaper flows --json`",
                 });
             }
-            _ => {}
-        }
-        let session = self.view.sessions.get(&client);
+            ([.., last], _) => last,
+            ([], _) => return Err(NoTarget::Unknown(*name)),
+        };
+        let session = self.session(key, flow);
         let session = session.ok_or(NoTarget::NotJoined(*name))?.clone();
         if session.stale {
             let socket = session.socket.display().to_string();
@@ -92,7 +89,7 @@ impl Sampler {
         Ok(Target {
             client,
             session,
-            rate,
+            rate: rates.iter().sum(),
         })
     }
 
@@ -105,17 +102,13 @@ impl Sampler {
             .filter_map(|((key, flow), rates)| {
                 let session = self.session(key, flow)?;
                 (session.backend == *backend && session.server == *server).then(|| Target {
-                    client: client_of(key),
+                    client: client_end(key),
                     session: session.clone(),
                     rate: rates.iter().sum(),
                 })
             })
             .collect()
     }
-}
-
-fn client_of(key: &FlowKey) -> SocketAddr {
-    SocketAddr::new(addr::from_kernel(&key.client), key.client_port)
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 use super::*;
 use crate::control::server::Handler;
-use crate::daemon::core::{Core, Options, PolicyFile};
+use crate::daemon::core::Core;
+use crate::daemon::lab::{ROOT, options};
 use crate::daemon::{Join, turn};
 use crate::haproxy::agent::agent;
 use crate::haproxy::fake::{Answer as Says, Server};
 use crate::haproxy::{Session, View};
 use crate::model;
-use crate::testing::{FakeKernel, at, flow};
+use crate::testing::{FakeKernel, at, flow, session};
 use shaper_common::key::TCP;
 use std::collections::HashMap;
 use std::fs;
@@ -14,11 +15,6 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
-
-const ROOT: Peer = Peer {
-    uid: 0,
-    pid: Some(7),
-};
 
 /// A daemon without its control socket, joined with a HAProxy that has two
 /// sessions on srv1.
@@ -30,18 +26,9 @@ struct Lab {
 
 fn lab() -> Lab {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("policy.toml");
     let policy = "ports = [443]\n[haproxy]\nactions = [\"kill\", \"drain\"]";
-    fs::write(&path, policy).unwrap();
-    let options = Options {
-        policy: PolicyFile {
-            path,
-            required: true,
-        },
-        interfaces: Vec::new(),
-        observe: false,
-        socket: dir.path().join("shaper.sock"),
-    };
+    fs::write(dir.path().join("policy.toml"), policy).unwrap();
+    let options = options(&dir);
     let haproxy = Server::start(|command| {
         let id = command.rsplit_once("0x").map_or("", |(_, id)| id);
         Says::Text(if command.starts_with("show sess") {
@@ -57,15 +44,8 @@ fn lab() -> Lab {
     let sessions: HashMap<_, _> = [1, 2]
         .map(|id| {
             let session = Session {
-                id,
-                frontend: "fe_ws".into(),
-                backend: "be_ws".into(),
-                server: "srv1".into(),
-                worker_pid: 77,
                 socket: haproxy.path().into(),
-                through_master: false,
-                stale: false,
-                answered: u64::MAX,
+                ..session(id, "srv1")
             };
             (format!("192.0.2.{id}:4000").parse().unwrap(), session)
         })

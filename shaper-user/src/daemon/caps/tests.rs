@@ -1,5 +1,6 @@
-use crate::control::server::{Answer, Peer};
-use crate::daemon::core::{Core, Options, PolicyFile};
+use crate::control::server::Answer;
+use crate::daemon::core::Core;
+use crate::daemon::lab::{ROOT, options};
 use crate::haproxy::View;
 use crate::haproxy::agent::agent;
 use crate::model;
@@ -11,11 +12,6 @@ use shaper_common::key::{FlowKey, TCP};
 use std::fs;
 use std::sync::Arc;
 use tempfile::TempDir;
-
-const ROOT: Peer = Peer {
-    uid: 0,
-    pid: Some(7),
-};
 
 const POLICY: &str = r#"
 ports = [443]
@@ -46,17 +42,8 @@ struct Lab {
 /// a second of .2.
 fn lab(policy: &str) -> Lab {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("policy.toml");
-    fs::write(&path, policy).unwrap();
-    let options = Options {
-        policy: PolicyFile {
-            path,
-            required: true,
-        },
-        interfaces: Vec::new(),
-        observe: false,
-        socket: dir.path().join("shaper.sock"),
-    };
+    fs::write(dir.path().join("policy.toml"), policy).unwrap();
+    let options = options(&dir);
     let flows = [
         ("192.0.2.1", 4000),
         ("192.0.2.2", 4000),

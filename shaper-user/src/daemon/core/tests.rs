@@ -1,4 +1,5 @@
 use super::*;
+use crate::daemon::lab::{ROOT, options};
 use crate::daemon::logged::logged;
 use crate::haproxy::agent::agent;
 use crate::protocol::{Query, SortKey};
@@ -6,11 +7,6 @@ use crate::testing::{FakeKernel, at, client, flow};
 use shaper_common::key::TCP;
 use std::fs;
 use tempfile::TempDir;
-
-const ROOT: Peer = Peer {
-    uid: 0,
-    pid: Some(7),
-};
 
 const POLICY: &str = r#"
 ports = [443]
@@ -27,18 +23,6 @@ struct Lab {
     dir: TempDir,
     kernel: FakeKernel,
     core: Core<FakeKernel>,
-}
-
-fn options(dir: &TempDir) -> Options {
-    Options {
-        policy: PolicyFile {
-            path: dir.path().join("policy.toml"),
-            required: true,
-        },
-        interfaces: Vec::new(),
-        observe: false,
-        socket: dir.path().join("shaper.sock"),
-    }
 }
 
 fn start(dir: TempDir, kernel: FakeKernel) -> Lab {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::haproxy::Session;
-use std::path::Path;
+use crate::testing::session;
 use tokio::task::JoinHandle;
 
 fn load(server: &str, connections: u64, rate: u64) -> Load {
@@ -121,15 +121,8 @@ async fn what_it_does_not_know_is_answered_by_an_empty_line() {
 async fn a_server_that_haproxy_is_silent_about_keeps_its_weight() {
     let mut running = start().await;
     let session = Session {
-        id: 1,
-        frontend: "fe".into(),
-        backend: "be_ws".into(),
-        server: "srv2".into(),
-        worker_pid: 1,
-        socket: Path::new("/run/haproxy.sock").into(),
-        through_master: false,
         stale: true,
-        answered: u64::MAX,
+        ..session(1, "srv2")
     };
     let client = "192.0.2.1:4000".parse().unwrap();
     let view = View {

@@ -1,22 +1,11 @@
 use super::*;
-use crate::haproxy::Session;
+use crate::testing::session;
 use proptest::prelude::*;
-use std::path::Path;
 
 pub(in crate::haproxy) fn target(port: u16, rate: u64) -> Target {
     Target {
         client: format!("192.0.2.1:{port}").parse().unwrap(),
-        session: Session {
-            id: port.into(),
-            frontend: "fe_ws".into(),
-            backend: "be_ws".into(),
-            server: "srv1".into(),
-            worker_pid: 77,
-            socket: Path::new("/run/haproxy.sock").into(),
-            through_master: false,
-            stale: false,
-            answered: u64::MAX,
-        },
+        session: session(port.into(), "srv1"),
         rate,
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::haproxy::fake::{Answer, Server};
+use crate::testing::session;
 use proptest::prelude::*;
 
 const ID: u64 = 0x55df_672d_6cc0;
@@ -18,15 +19,9 @@ fn target(server: &Server) -> Target {
     Target {
         client: "192.0.2.1:4000".parse().unwrap(),
         session: Session {
-            id: ID,
-            frontend: "fe_ws".into(),
-            backend: "be_ws".into(),
-            server: "srv1".into(),
-            worker_pid: 77,
             socket: server.path().into(),
-            through_master: false,
-            stale: false,
-            answered: u64::MAX,
+            worker_pid: 77,
+            ..session(ID, "srv1")
         },
         rate: 8_000_000,
     }

@@ -4,7 +4,7 @@ use crate::haproxy::{Session, View};
 use crate::kernel::Sample;
 use crate::testing::{NOW, at, compiled, flow, secs, session};
 use shaper_common::flow::Flow;
-use shaper_common::key::TCP;
+use shaper_common::key::{FlowKey, TCP};
 use std::sync::Arc;
 
 fn sampler(mut flows: Vec<(FlowKey, Flow)>, sessions: Vec<(&str, Session)>) -> Sampler {
@@ -108,6 +108,17 @@ fn what_is_not_one_session_is_an_error() {
     ));
     assert!(sampler.target(&name("0xa2")).is_ok());
     assert!(sampler.target(&name("192.0.2.6:4000")).is_ok());
+}
+
+#[test]
+fn a_flow_that_began_after_the_answer_has_no_session_yet() {
+    let mut reused = flow("192.0.2.1", 4000, TCP);
+    reused.1.created = NOW + 2;
+    let mut before = session(0xa1, "srv1");
+    before.answered = NOW + 1;
+    let sampler = sampler(vec![reused], vec![("192.0.2.1:4000", before)]);
+    let flow = name("192.0.2.1:4000");
+    assert_eq!(sampler.target(&flow), Err(NoTarget::NotJoined(flow)));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::control::server::Answer;
-use crate::daemon::core::{Options, PolicyFile};
+use crate::daemon::lab::{ROOT, options};
 use crate::daemon::logged::logged;
 use crate::haproxy::View;
 use crate::haproxy::agent::{Agent, agent};
@@ -10,11 +10,6 @@ use shaper_common::key::TCP;
 use std::fs;
 use std::sync::Arc;
 use tempfile::TempDir;
-
-const ROOT: Peer = Peer {
-    uid: 0,
-    pid: Some(7),
-};
 
 const ALLOWED: &str = r#"
 ports = [443]
@@ -32,17 +27,8 @@ struct Lab {
 
 fn lab(policy: &str) -> Lab {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("policy.toml");
-    fs::write(&path, policy).unwrap();
-    let options = Options {
-        policy: PolicyFile {
-            path,
-            required: true,
-        },
-        interfaces: Vec::new(),
-        observe: false,
-        socket: dir.path().join("shaper.sock"),
-    };
+    fs::write(dir.path().join("policy.toml"), policy).unwrap();
+    let options = options(&dir);
     let flows = vec![flow("192.0.2.1", 4000, TCP), flow("192.0.2.2", 4000, TCP)];
     let kernel = FakeKernel::new(flows, Vec::new());
     let (policy, _) = options.load().unwrap();
