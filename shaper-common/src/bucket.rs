@@ -11,6 +11,9 @@
 //! still passes and is paid for afterwards: the long-run rate is exact. With
 //! several CPUs on one bucket the bytes passed in any interval `t` never exceed
 //! rate × t + burst + one aggregate per CPU.
+//!
+//! Times are compared as TCP compares sequence numbers (RFC 1982): a word that
+//! was taken below zero is in the past, and not 584 years ahead.
 
 /// Binary places of the fixed-point emission interval. 20 of them hold
 /// 1 kbit/s (8 ms a byte) times a 512 KiB aggregate in 64 bits, and 400 Gbit/s
@@ -20,6 +23,10 @@ pub const INTERVAL_SHIFT: u32 = 20;
 /// How often a lost compare-and-swap is tried again before the packet is
 /// charged by addition and passes (fail open, nothing uncounted).
 pub const CAS_TRIES: u32 = 4;
+
+/// The most that a bucket can owe: 146 years. More is not added, or it would
+/// become the past.
+pub const MAX_DEBT: u64 = 1 << 62;
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
@@ -103,11 +110,13 @@ impl Limit {
         saturate((scaled + self.interval as u128 / 2) / self.interval as u128)
     }
 
-    /// What `len` bytes cost, in nanoseconds.
+    /// What `len` bytes cost, in nanoseconds, rounded up so that the rate is never
+    /// exceeded: 1 ns a packet at most is lost. At 1 kbit/s 2 MiB fit.
     #[inline(always)]
     #[must_use]
     pub const fn cost(&self, len: u64) -> u64 {
-        len.wrapping_mul(self.interval) >> INTERVAL_SHIFT
+        const UP: u64 = (1 << INTERVAL_SHIFT) - 1;
+        len.wrapping_mul(self.interval).wrapping_add(UP) >> INTERVAL_SHIFT
     }
 }
 
@@ -152,7 +161,8 @@ pub enum Verdict {
 #[inline(always)]
 #[must_use]
 pub const fn debt(tat: u64, now: u64) -> u64 {
-    tat.saturating_sub(now)
+    let ahead = tat.wrapping_sub(now);
+    if ahead.cast_signed() > 0 { ahead } else { 0 }
 }
 
 /// Whether a bucket that stands at `tat` would refuse a packet now.
@@ -181,38 +191,37 @@ fn take<W: Word, const CHECK: bool>(word: &W, now: u64, len: u64, limit: &Limit)
     let mut tat = word.load();
     let mut tries = 0;
     while tries < CAS_TRIES {
-        if CHECK && refuses(tat, now, limit) {
+        let before = debt(tat, now);
+        if CHECK && before > limit.tau {
             return Verdict::Refused;
         }
-        let base = if tat > now { tat } else { now };
-        let next = base.saturating_add(cost);
-        match word.compare_exchange(tat, next) {
-            Ok(_) => {
-                return Verdict::Admitted {
-                    debt: debt(next, now),
-                    cost,
-                };
-            }
+        let debt = raise(before, cost);
+        match word.compare_exchange(tat, now.wrapping_add(debt)) {
+            Ok(_) => return Verdict::Admitted { debt, cost },
             Err(found) => tat = found,
         }
         tries += 1;
     }
-    word.fetch_add(cost);
-    Verdict::Admitted {
-        debt: debt(tat.saturating_add(cost), now),
-        cost,
-    }
+    let before = debt(tat, now);
+    let debt = raise(before, cost);
+    word.fetch_add(debt - before);
+    Verdict::Admitted { debt, cost }
+}
+
+/// A debt with a cost on top.
+#[inline(always)]
+const fn raise(debt: u64, cost: u64) -> u64 {
+    if debt < MAX_DEBT { debt + cost } else { debt }
 }
 
 /// Cuts a debt to what this limit allows. A debt is time, so what was owed to a
 /// slow limit would hold its client for as long under a fast one.
 #[inline(always)]
 pub fn forgive<W: Word>(word: &W, now: u64, limit: &Limit) {
-    let most = now.saturating_add(limit.tau);
     let mut tat = word.load();
     let mut tries = 0;
-    while tries < CAS_TRIES && tat > most {
-        match word.compare_exchange(tat, most) {
+    while tries < CAS_TRIES && refuses(tat, now, limit) {
+        match word.compare_exchange(tat, now.wrapping_add(limit.tau)) {
             Ok(_) => return,
             Err(found) => tat = found,
         }
@@ -226,5 +235,23 @@ pub fn refund<W: Word>(word: &W, len: u64, limit: &Limit) {
     word.fetch_add(limit.cost(len).wrapping_neg());
 }
 
+/// Replaces a word by what `next` makes of it; given up, and false, when other
+/// CPUs were faster each time.
+#[inline(always)]
+pub fn update<W: Word>(word: &W, next: impl Fn(u64) -> u64) -> bool {
+    let mut current = word.load();
+    let mut tries = 0;
+    while tries < CAS_TRIES {
+        match word.compare_exchange(current, next(current)) {
+            Ok(_) => return true,
+            Err(found) => current = found,
+        }
+        tries += 1;
+    }
+    false
+}
+
+#[cfg(test)]
+mod interleaved;
 #[cfg(test)]
 mod tests;

@@ -107,18 +107,3 @@ pub unsafe fn clear_bits(flags: *mut u32, bits: u32) -> bool {
     // SAFETY: by this function's contract.
     unsafe { atomic_and::<u32, u32, { SeqCst }>(flags, !bits) & bits != 0 }
 }
-
-/// Replaces a word by what `next` makes of it; given up when other CPUs were
-/// faster each time.
-#[inline(always)]
-pub fn update(word: &MapWord, next: impl Fn(u64) -> u64) {
-    let mut current = word.load();
-    let mut tries = 0;
-    while tries < CAS_TRIES {
-        match word.compare_exchange(current, next(current)) {
-            Ok(_) => return,
-            Err(found) => current = found,
-        }
-        tries += 1;
-    }
-}

@@ -1,6 +1,6 @@
 //! Finding and making clients.
 
-use crate::atomic::{MapWord, update};
+use crate::atomic::MapWord;
 use crate::maps::{CLIENTS, UDP_CLIENTS};
 use crate::policy::Policy;
 use crate::report::{count, event};
@@ -129,7 +129,7 @@ pub fn share<const DIR: usize>(
         (*flow).share[DIR] = word;
         if counted {
             let active = MapWord::new(&raw mut (*client).active);
-            update(&active, |word| share::count(word, now, DIR as u32));
+            bucket::update(&active, |word| share::count(word, now, DIR as u32));
         }
     }
 }
@@ -142,7 +142,7 @@ pub fn owes(client: *const Client, now: u64, since: u64) -> bool {
     unsafe {
         (*client).connections != 0
             || (*client).last_seen > since
-            || (*client).traffic[0].tat > now
-            || (*client).traffic[1].tat > now
+            || bucket::debt((*client).traffic[0].tat, now) != 0
+            || bucket::debt((*client).traffic[1].tat, now) != 0
     }
 }
