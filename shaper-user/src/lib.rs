@@ -24,6 +24,8 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod filter;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
 pub mod haproxy;
 pub mod kernel;
 pub mod model;

@@ -15,8 +15,10 @@ use shaper_user::addr::{from_kernel, prefix_to_kernel, to_kernel};
 use shaper_user::kernel::Sample;
 use shaper_user::kernel::ebpf::OBJECT;
 use shaper_user::kernel::maps::Maps;
+use shaper_user::kernel::sys;
 use shaper_user::policy::{Compiled, NamedClass, Xdp as XdpPolicy};
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 /// `TC_ACT_UNSPEC`: on to the next program.
@@ -251,6 +253,20 @@ impl Testbed {
         Ok((result.return_value.cast_signed(), result.duration))
     }
 
+    /// A program to run from several threads.
+    ///
+    /// # Errors
+    /// When it is not loaded.
+    pub fn runner(&self, hook: Hook) -> Result<Runner> {
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(name(hook))
+            .context("program")?
+            .try_into()?;
+        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        Ok(Runner { program })
+    }
+
     /// Everything in the maps.
     ///
     /// # Errors
@@ -289,6 +305,47 @@ impl Testbed {
             .into_iter()
             .find(|(key, _)| from_kernel(&key.addr) == ip)
             .map(|(_, client)| client))
+    }
+}
+
+/// A program by itself.
+#[derive(Debug)]
+pub struct Runner {
+    program: OwnedFd,
+}
+
+impl Runner {
+    /// Runs it on one packet, again and again; the last verdict. Several threads
+    /// may do so at once.
+    ///
+    /// # Errors
+    /// When the test run fails.
+    pub fn run(&self, packet: &[u8], repeat: u32) -> Result<i32> {
+        /// The part of `union bpf_attr` that `BPF_PROG_TEST_RUN` reads.
+        #[repr(C)]
+        #[derive(Default)]
+        struct Attr {
+            prog_fd: u32,
+            retval: u32,
+            data_size_in: u32,
+            data_size_out: u32,
+            data_in: u64,
+            data_out: u64,
+            repeat: u32,
+            duration: u32,
+        }
+        const PROG_TEST_RUN: libc::c_long = 10;
+        let mut attr = Attr {
+            prog_fd: self.program.as_raw_fd().cast_unsigned(),
+            data_size_in: u32::try_from(packet.len())?,
+            data_in: packet.as_ptr().addr() as u64,
+            repeat,
+            ..Attr::default()
+        };
+        // SAFETY: the fields that the command takes, in its order; the packet lives
+        // through the call, and nothing is written to it.
+        unsafe { sys::bpf(PROG_TEST_RUN, &mut attr) }?;
+        Ok(attr.retval.cast_signed())
     }
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod haproxy3;
 mod manifest;
 mod object_file;
@@ -34,6 +35,8 @@ enum Command {
     Demo(demo::Args),
     /// Checks format and lints, runs every test, counts the results
     Test(test::Args),
+    /// Makes up inputs for every parser, and keeps those that break one
+    Fuzz(fuzz::Args),
     /// Runs a benchmark, e.g. `bench cost`
     Bench(bench::Args),
 }
@@ -58,6 +61,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::BuildEbpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args).map(|never| match never {}),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args).map(|never| match never {}),
     }
 }

@@ -30,16 +30,21 @@ pub struct Limits {
     pub idle_time: Duration,
 }
 
-impl Default for Limits {
+impl Limits {
     /// 64 KiB, 32 connections and 4 for root, 10 s, 60 s.
+    pub const DEFAULT: Self = Self {
+        request_bytes: 64 * 1024,
+        connections: 32,
+        reserved: 4,
+        request_time: Duration::from_secs(10),
+        idle_time: Duration::from_secs(60),
+    };
+}
+
+impl Default for Limits {
+    /// [`Limits::DEFAULT`]
     fn default() -> Self {
-        Self {
-            request_bytes: 64 * 1024,
-            connections: 32,
-            reserved: 4,
-            request_time: Duration::from_secs(10),
-            idle_time: Duration::from_secs(60),
-        }
+        Self::DEFAULT
     }
 }
 
@@ -145,16 +150,26 @@ pub async fn serve<H: Handler>(
         let handler = Arc::clone(&handler);
         tasks.spawn(async move {
             let _slot = slot;
-            let mut connection = Connection {
-                stream,
-                limits,
-                buffer: Vec::new(),
-            };
-            if let Err(error) = connection.run(handler.as_ref(), peer).await {
+            if let Err(error) = serve_one(stream, handler.as_ref(), limits, peer).await {
                 tracing::debug!(uid = peer.uid, "control connection: {error}");
             }
         });
     }
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve_one<H: Handler>(
+    stream: UnixStream,
+    handler: &H,
+    limits: Limits,
+    peer: Peer,
+) -> io::Result<()> {
+    let mut connection = Connection {
+        stream,
+        limits,
+        buffer: Vec::new(),
+    };
+    connection.run(handler, peer).await
 }
 
 /// How reading a line ended without one.

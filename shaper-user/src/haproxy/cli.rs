@@ -174,7 +174,7 @@ async fn exchange(socket: &Path, command: &str, max: u64) -> io::Result<Vec<u8>>
 }
 
 /// Whether every command has its answer, and none was turned down.
-fn check(socket: &Path, command: &str, answer: &str) -> Result<(), AskError> {
+pub(crate) fn check(socket: &Path, command: &str, answer: &str) -> Result<(), AskError> {
     let mut commands = command.split(';').map(str::trim);
     for part in answer.split("\n\n") {
         let (path, command) = (socket.to_owned(), commands.next().unwrap_or(command));

@@ -215,7 +215,7 @@ impl Target {
 
 /// Whose a session is.
 #[derive(Debug, PartialEq, Eq)]
-enum Source {
+pub(crate) enum Source {
     /// No client's: there is none of that id, or it is our own.
     Over,
     /// A client's.
@@ -227,7 +227,7 @@ enum Source {
 
 /// Of the answer to `show sess <id>`: its first line has the id and, somewhere
 /// after it, `source=address:port`, where an IPv6 address is not bracketed.
-fn source(answer: &str, id: u64) -> Source {
+pub(crate) fn source(answer: &str, id: u64) -> Source {
     let text = answer.trim_start();
     if text.starts_with("Session not found") {
         return Source::Over;

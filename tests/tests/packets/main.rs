@@ -7,7 +7,9 @@
 )]
 
 mod build;
+mod concurrent;
 mod limits;
+mod mutated;
 mod parsing;
 mod shield;
 mod switch;
@@ -32,6 +34,8 @@ fn main() {
         shield::TESTS,
         switch::TESTS,
         window::TESTS,
+        concurrent::TESTS,
+        mutated::TESTS,
     ]
     .concat()
     .into_iter()

@@ -1,0 +1,5 @@
+//! What HAProxy answers.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| shaper_user::fuzz::haproxy(data));

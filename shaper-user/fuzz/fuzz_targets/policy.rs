@@ -1,0 +1,5 @@
+//! The policy file.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| shaper_user::fuzz::policy(data));
