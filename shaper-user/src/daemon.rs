@@ -2,6 +2,7 @@
 //! control socket and the signals send it messages.
 
 mod act;
+mod audit;
 mod caps;
 mod core;
 mod events;
@@ -82,6 +83,9 @@ fn stopping() -> ErrorBody {
 
 impl Handler for Handle {
     async fn handle(&self, command: Command, peer: Peer) -> Result<Answer, ErrorBody> {
+        if command.changes() {
+            audit::learn(peer.uid).await;
+        }
         if matches!(
             command,
             Command::Kill { .. } | Command::Drain { .. } | Command::StopDrain { .. }

@@ -17,6 +17,7 @@
 //! | [`ws`] | WebSocket backends and clients |
 //! | [`traffic`] | plain TCP and UDP |
 //! | [`shaper`] | the daemon under test and its command line |
+//! | [`confined`] | what the systemd unit forbids, done to the daemon under test |
 //! | [`testbed`] | the kernel programs alone, fed by `BPF_PROG_TEST_RUN` |
 //! | [`mod@bench`] | the benchmarks |
 //! | [`empty`] | an empty program, to compare with |
@@ -27,6 +28,7 @@
 
 pub mod bench;
 pub mod cleanup;
+pub mod confined;
 pub mod demo;
 pub mod empty;
 pub mod haproxy;

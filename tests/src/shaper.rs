@@ -98,6 +98,8 @@ pub struct Shaper {
     socket: PathBuf,
     policy: PathBuf,
     log: PathBuf,
+    /// `shaper-confined` and the units it reads, where the daemon runs so.
+    confined: Option<(PathBuf, Vec<PathBuf>)>,
     owned: Owned,
 }
 
@@ -126,6 +128,7 @@ impl Shaper {
             socket: lab.directory().join("shaper.sock"),
             policy: lab.directory().join("policy.toml"),
             log: lab.directory().join("shaper.log"),
+            confined: None,
             owned: Owned::default(),
         })
     }
@@ -195,14 +198,60 @@ impl Shaper {
         command
     }
 
+    /// From now on daemons run as the unit has it: `shaper-confined`, and the unit
+    /// with its drop-ins.
+    pub fn confine(&mut self, by: &Path, units: &[PathBuf]) {
+        self.confined = Some((by.to_owned(), units.to_vec()));
+    }
+
+    /// The daemon's command.
+    #[must_use]
+    pub fn daemon(&self, arguments: &[&str]) -> Command {
+        let mut command = match &self.confined {
+            None => self.command(&self.binary),
+            Some((by, units)) => {
+                let mut command = self.command(by);
+                for unit in units {
+                    command.arg("--unit").arg(unit);
+                }
+                // Where the lab has its control socket.
+                let directory = self.socket.parent().unwrap_or(Path::new("/"));
+                command.arg("--writable").arg(directory).arg("--");
+                command.arg(&self.binary);
+                command
+            }
+        };
+        command.arg("--socket").arg(&self.socket);
+        command.args(["run", "--policy"]).arg(&self.policy);
+        command.args(arguments);
+        command
+    }
+
+    /// Runs the daemon's command, which is to fail, to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started, runs on or ends in another way.
+    pub fn refused(&self, arguments: &[&str]) -> Result<Answer> {
+        ended(&self.daemon(arguments))
+    }
+
+    /// The same on another socket.
+    ///
+    /// # Errors
+    /// As [`Shaper::refused`].
+    pub fn refused_on(&self, socket: &Path) -> Result<Answer> {
+        let mut command = self.command(&self.binary);
+        command.arg("--socket").arg(socket);
+        command.args(["run", "--policy"]).arg(&self.policy);
+        ended(&command)
+    }
+
     /// Starts the daemon and waits until it answers.
     ///
     /// # Errors
     /// When it ends or does not answer in time; with its log.
     pub fn run(&mut self, arguments: &[&str]) -> Result<()> {
-        let mut command = self.shaper(&["run", "--policy"]);
-        command.arg(&self.policy).args(arguments);
-        let mut daemon = Background::start("shaper run", command, &self.log)?;
+        let mut daemon = Background::start("shaper run", self.daemon(arguments), &self.log)?;
         daemon.wait_ready(READY, || self.status().is_ok())?;
         let owned = Owned::by(daemon.pid())?;
         self.owned.programs.extend(owned.programs);
@@ -445,7 +494,21 @@ pub fn row(clients: &[Client], address: IpAddr) -> Option<&Client> {
     })
 }
 
-fn run_to_end(mut command: Command) -> Result<Answer> {
+/// A daemon that is to end by itself, because it refuses.
+fn ended(daemon: &Command) -> Result<Answer> {
+    let mut command = Command::new("timeout");
+    command.arg("10").arg(daemon.get_program());
+    command.args(daemon.get_args());
+    let answer = run_to_end(command)?;
+    ensure!(answer.code == 1, "not refused: {answer:?}");
+    Ok(answer)
+}
+
+/// Runs a command to its end, whatever that is.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn run_to_end(mut command: Command) -> Result<Answer> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,6 +1,7 @@
 //! One daemon for each network namespace, whatever its socket: two would share
 //! programs and maps, and each undo what the other did.
 
+use super::trust;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -44,6 +45,7 @@ impl Lock {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;
+            trust::check(directory)?;
         }
         loop {
             let file = OpenOptions::new()
@@ -52,6 +54,7 @@ impl Lock {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
                 .open(path)
                 .with_context(|| format!("cannot open {}", path.display()))?;
             let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

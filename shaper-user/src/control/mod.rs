@@ -5,6 +5,7 @@
 //! | [`request`] | one line to one command, checked |
 //! | [`socket`] | the listening socket: its place, mode, group and end |
 //! | [`server`] | connections: their limits, and who is on the other side |
+//! | `trust` | whether a directory is safe for the daemon's files |
 //! | [`client`] | what the commands and the dashboard use |
 
 pub mod client;
@@ -12,3 +13,4 @@ pub mod lock;
 pub mod request;
 pub mod server;
 pub mod socket;
+mod trust;

@@ -1,5 +1,8 @@
 //! Connections: their limits, and who is on the other side.
 
+pub(crate) mod users;
+
+use self::users::{User, Users};
 use super::request;
 use crate::model;
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode, VERSION};
@@ -21,6 +24,8 @@ pub struct Limits {
     pub request_bytes: usize,
     /// Connections at once.
     pub connections: usize,
+    /// Of them, one user's; root's only by the number above.
+    pub per_user: usize,
     /// So many more for root only: readers must not keep root from acting.
     pub reserved: usize,
     /// From the first byte of a request to its newline; also to take an answer
@@ -31,10 +36,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// 64 KiB, 32 connections and 4 for root, 10 s, 60 s.
+    /// 64 KiB, 32 connections, 8 a user, and 4 for root, 10 s, 60 s.
     pub const DEFAULT: Self = Self {
         request_bytes: 64 * 1024,
         connections: 32,
+        per_user: 8,
         reserved: 4,
         request_time: Duration::from_secs(10),
         idle_time: Duration::from_secs(60),
@@ -110,6 +116,7 @@ pub async fn serve<H: Handler>(
 ) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(limits.connections));
     let reserved = Arc::new(Semaphore::new(limits.reserved));
+    let mut users = Users::default();
     let mut tasks = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -132,6 +139,14 @@ pub async fn serve<H: Handler>(
                 continue;
             }
         };
+        let Some((user, place)) = users.place(peer.uid, limits.per_user) else {
+            let most = limits.per_user;
+            refuse(
+                &stream,
+                format!("user {} has {most} connections already", peer.uid),
+            );
+            continue;
+        };
         let slot = Arc::clone(&slots).try_acquire_owned().ok().or_else(|| {
             let reserved = Arc::clone(&reserved);
             (peer.uid == 0)
@@ -139,18 +154,16 @@ pub async fn serve<H: Handler>(
                 .flatten()
         });
         let Some(slot) = slot else {
-            let error = ErrorBody::new(
-                ErrorCode::TooMuch,
+            refuse(
+                &stream,
                 format!("{} connections are open already", limits.connections),
             );
-            // Into an empty buffer: a short line always fits.
-            let _ = stream.try_write(&error.into_line());
             continue;
         };
         let handler = Arc::clone(&handler);
         tasks.spawn(async move {
-            let _slot = slot;
-            if let Err(error) = serve_one(stream, handler.as_ref(), limits, peer).await {
+            let _held = (slot, place);
+            if let Err(error) = serve_one(stream, handler.as_ref(), limits, peer, user).await {
                 tracing::debug!(uid = peer.uid, "control connection: {error}");
             }
         });
@@ -163,13 +176,22 @@ pub(crate) async fn serve_one<H: Handler>(
     handler: &H,
     limits: Limits,
     peer: Peer,
+    user: Arc<User>,
 ) -> io::Result<()> {
     let mut connection = Connection {
         stream,
         limits,
+        user,
         buffer: Vec::new(),
     };
     connection.run(handler, peer).await
+}
+
+/// Tells one connection too many.
+fn refuse(stream: &UnixStream, why: String) {
+    let error = ErrorBody::new(ErrorCode::TooMuch, why);
+    // Into an empty buffer: a short line always fits.
+    let _ = stream.try_write(&error.into_line());
 }
 
 /// How reading a line ended without one.
@@ -183,6 +205,7 @@ enum NoLine {
 struct Connection {
     stream: UnixStream,
     limits: Limits,
+    user: Arc<User>,
     /// What was read beyond the last line.
     buffer: Vec<u8>,
 }
@@ -195,6 +218,9 @@ impl Connection {
                 Err(NoLine::End) => return Ok(()),
                 Err(NoLine::Refused(error)) => return self.write(&error.into_line()).await,
             };
+            let user = Arc::clone(&self.user);
+            let _turn = user.turn().await;
+            let began = Instant::now();
             let answer = match request::parse(&line) {
                 Ok(command) => match handler.handle(command, peer).await {
                     Ok(answer) => encode(answer).await,
@@ -202,7 +228,9 @@ impl Connection {
                 },
                 Err(error) => error.into_line(),
             };
+            let took = began.elapsed();
             self.write(&answer).await?;
+            user.pause(took).await;
         }
     }
 

@@ -1,5 +1,6 @@
 //! The listening socket: its place, mode, group and end.
 
+use super::trust;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -28,7 +29,8 @@ impl Socket {
     ///
     /// # Errors
     /// When a daemon answers there, naming its process; when something that is
-    /// no socket is in the way; when the directory cannot be written to.
+    /// no socket is in the way; when the directory cannot be written to, or others
+    /// could put something of theirs there.
     pub fn bind(path: &Path) -> Result<Self> {
         let dir = path
             .parent()
@@ -39,6 +41,7 @@ impl Socket {
             .mode(0o755)
             .create(dir)
             .with_context(|| format!("cannot create {}", dir.display()))?;
+        trust::check(dir)?;
         // Two daemons starting at once must not remove each other's socket.
         let lock = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
         let _lock = Flock::lock(lock, FlockArg::LockExclusive)
@@ -112,8 +115,13 @@ pub fn set_group(path: &Path, group: Option<&str>) -> Result<()> {
     if meta.gid() == gid.as_raw() || (group.is_none() && !nix::unistd::geteuid().is_root()) {
         return Ok(());
     }
-    chown(path, None, Some(gid))
-        .with_context(|| format!("cannot give {} to its group", path.display()))
+    chown(path, None, Some(gid)).with_context(|| {
+        format!(
+            "cannot give {} to its group: needs CAP_CHOWN, or to be a member of the group \
+             (SupplementaryGroups= of the unit)",
+            path.display()
+        )
+    })
 }
 
 /// Removes the socket of a daemon that is no more, if there is one.

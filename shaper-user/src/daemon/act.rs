@@ -1,8 +1,8 @@
 //! What is done to HAProxy's sessions: planned by the kernel's thread, done here,
 //! where a slow HAProxy holds nobody up.
 
-use super::core::{Plan, log};
-use super::{Handle, Message, stopping};
+use super::core::Plan;
+use super::{Handle, Message, audit, stopping};
 use crate::control::server::{Answer, Peer};
 use crate::haproxy::actions::ActionError;
 use crate::haproxy::drain::server_name;
@@ -30,7 +30,7 @@ impl Handle {
             };
             ErrorBody::new(code, error.to_string())
         });
-        log(&command, peer, &result);
+        audit::session(&command, peer, &result);
         result.map(|message| Answer::Done(Done { message }))
     }
 

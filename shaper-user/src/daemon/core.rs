@@ -5,6 +5,7 @@ mod join;
 
 pub(super) use join::Plan;
 
+use super::audit::{self, About, By, Denials};
 use super::caps::Places;
 use super::events::EventLog;
 use super::notify;
@@ -15,6 +16,7 @@ use crate::haproxy::View;
 use crate::haproxy::agent::Feed;
 use crate::kernel::Kernel;
 use crate::model;
+use crate::policy::changes::changes;
 use crate::policy::client;
 use crate::policy::{Compiled, Expiry, Haproxy, Mode, OnExit, Policy, Rate, RateLimit};
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode};
@@ -102,6 +104,7 @@ pub(super) struct Core<K> {
     pub(super) sampler: Sampler,
     pub(super) places: Places,
     events: EventLog,
+    denials: Denials,
     since: Timestamp,
     samples: u64,
     sample_failures: u64,
@@ -113,6 +116,9 @@ pub(super) struct Core<K> {
     /// it did not.
     trouble: [Option<String>; 4],
 }
+
+/// Parts of a reloaded policy that have a line each in the log.
+const CHANGES_LOGGED: usize = 64;
 
 /// Indexes of `Core::trouble`.
 const SAMPLING: usize = 0;
@@ -152,6 +158,7 @@ impl<K: Kernel> Core<K> {
             sampler,
             places: Places::default(),
             events: EventLog::default(),
+            denials: Denials::default(),
             since: now,
             samples: 0,
             sample_failures: 0,
@@ -184,6 +191,7 @@ impl<K: Kernel> Core<K> {
     pub fn tick(&mut self, now: Timestamp) {
         self.expire(now);
         let start = Instant::now();
+        self.denials.settle(start);
         let mut sample = match self.kernel.sample() {
             Ok(sample) => sample,
             Err(error) => {
@@ -217,17 +225,18 @@ impl<K: Kernel> Core<K> {
         if !overrides.expire(now) {
             return;
         }
-        let before = self.overrides.list();
+        let (set, before) = (self.overrides.list(), Arc::clone(&self.compiled));
         match self.apply_overrides(overrides) {
             Ok(_) => {
-                for set in before {
+                for set in set {
                     let now = self.overrides.get(&set.client);
-                    let client = client::display(set.client);
-                    if set.limit.is_some() && now.is_none_or(|now| now.limit.is_none()) {
-                        tracing::info!("the runtime limit of {client} has ended");
+                    let limit = now.and_then(|now| now.limit.as_ref());
+                    let block = now.and_then(|now| now.block.as_ref());
+                    if set.limit.is_some() && limit.is_none() {
+                        self.ended(set.client, "limit", &before);
                     }
-                    if set.block.is_some() && now.is_none_or(|now| now.block.is_none()) {
-                        tracing::info!("the runtime block of {client} has ended");
+                    if set.block.is_some() && block.is_none() {
+                        self.ended(set.client, "block", &before);
                     }
                 }
                 self.save();
@@ -238,6 +247,31 @@ impl<K: Kernel> Core<K> {
                 let trouble = format!("cannot end a runtime setting: {error:#}");
                 self.set_trouble(EXPIRING, Some(trouble));
             }
+        }
+    }
+
+    /// A runtime setting that has ended, for the log.
+    fn ended(&self, client: IpNet, what: &str, before: &Compiled) {
+        let name = client::display(client);
+        let about = About {
+            client: Some(&name),
+            before: Some(&before.held(client)),
+            after: Some(&self.held(client)),
+            part: None,
+        };
+        let message = format!("the runtime {what} of {name} has ended");
+        audit::done("expiry", By::Expiry, about, &message);
+    }
+
+    /// What a client is held to, and until when.
+    fn held(&self, client: IpNet) -> String {
+        let held = self.compiled.held(client);
+        let set = self.overrides.get(&client);
+        let blocked = set.and_then(|set| set.block.as_ref());
+        let limited = set.and_then(|set| set.limit.as_ref());
+        match blocked.copied().or(limited.map(|limit| limit.expires)) {
+            Some(Some(end)) => format!("{held} until {end}"),
+            _ => held,
         }
     }
 
@@ -283,17 +317,50 @@ impl<K: Kernel> Core<K> {
             };
         }
         self.allow(&command, peer)?;
-        let result = self.change(&command, now);
-        log(&command, peer, &result);
+        let before = self
+            .subject(&command)
+            .map(|client| (client, self.held(client)));
+        let result = match command {
+            Command::Reload => self.audited_reload(By::Peer(peer)),
+            _ => self.change(&command, now),
+        };
+        match (&result, &before) {
+            // One that was done has its line.
+            (Ok(_), None) => {}
+            (Ok(message), Some((client, before))) => {
+                let about = About {
+                    client: Some(&client::display(*client)),
+                    before: Some(before),
+                    after: Some(&self.held(*client)),
+                    part: None,
+                };
+                audit::done(audit::action(&command), By::Peer(peer), about, message);
+            }
+            (Err(error), _) => {
+                let action = audit::action(&command);
+                audit::refused(action, By::Peer(peer), Some(&command), &error.message);
+            }
+        }
         result.map(|message| Answer::Done(Done { message }))
     }
 
+    /// Whom a command sets something for.
+    fn subject(&self, command: &Command) -> Option<IpNet> {
+        match command {
+            Command::Limit { client, .. }
+            | Command::ClearLimit { client }
+            | Command::Block { client, .. }
+            | Command::Unblock { client } => self.client(client).ok(),
+            _ => None,
+        }
+    }
+
     /// Whether `peer` may change something.
-    fn allow(&self, command: &Command, peer: Peer) -> Result<(), ErrorBody> {
+    fn allow(&mut self, command: &Command, peer: Peer) -> Result<(), ErrorBody> {
         if peer.uid == 0 || self.policy.control_uids.contains(&peer.uid) {
             return Ok(());
         }
-        tracing::warn!(uid = peer.uid, pid = peer.pid, command = %as_sent(command), "denied");
+        self.denials.add(command, peer, Instant::now());
         Err(ErrorBody::new(
             ErrorCode::Denied,
             format!(
@@ -359,14 +426,14 @@ impl<K: Kernel> Core<K> {
                     client::display(client)
                 )
             }
-            Command::Reload => return self.reload().map_err(failed),
-            // The first four change nothing; of the others see `Core::plan`.
+            // The first four change nothing; of the last three see `Core::plan`.
             Command::Flows(_)
             | Command::Clients(_)
             | Command::Servers(_)
             | Command::Status
             | Command::Kill { .. }
             | Command::Drain { .. }
+            | Command::Reload
             | Command::StopDrain { .. } => {
                 return Err(ErrorBody::bad("not a change of the policy"));
             }
@@ -382,10 +449,34 @@ impl<K: Kernel> Core<K> {
 
     /// Reads the policy again, as SIGHUP asks: the log has what came of it.
     pub fn hangup(&mut self) {
-        match self.reload() {
-            Ok(message) => tracing::info!("{message}"),
-            Err(error) => tracing::warn!("{error:#}"),
+        if let Err(error) = self.audited_reload(By::Hangup) {
+            audit::refused("reload", By::Hangup, None, &error.message);
         }
+    }
+
+    /// A reload that was done has a line for itself, and one for each part of the
+    /// policy that is another now.
+    fn audited_reload(&mut self, by: By) -> Result<String, ErrorBody> {
+        let before = self.policy.clone();
+        let message = self
+            .reload()
+            .map_err(|error| ErrorBody::new(ErrorCode::Failed, format!("{error:#}")))?;
+        audit::done("reload", by, About::default(), &message);
+        let changes = changes(&before, &self.policy);
+        for change in changes.iter().take(CHANGES_LOGGED) {
+            let about = About {
+                part: Some(&change.what),
+                before: Some(&change.before),
+                after: Some(&change.after),
+                client: None,
+            };
+            audit::done("reload", by, about, &format!("changed: {}", change.what));
+        }
+        if let Some(more) = changes.len().checked_sub(CHANGES_LOGGED).filter(|n| *n > 0) {
+            let message = format!("changed: {more} more parts of the policy");
+            audit::done("reload", by, About::default(), &message);
+        }
+        Ok(message)
     }
 
     /// Reads the policy again. On any failure the old one stays in force.
@@ -549,20 +640,6 @@ const fn mode(mode: Mode) -> &'static str {
 
 const fn plural<'a>(count: usize, one: &'a str, more: &'a str) -> &'a str {
     if count == 1 { one } else { more }
-}
-
-/// A change, who asked for it and what came of it.
-pub(super) fn log(command: &Command, peer: Peer, result: &Result<String, ErrorBody>) {
-    let (uid, pid, command) = (peer.uid, peer.pid, as_sent(command));
-    match result {
-        Ok(message) => tracing::info!(uid, pid, %command, "{message}"),
-        Err(error) => tracing::warn!(uid, pid, %command, "refused: {}", error.message),
-    }
-}
-
-/// A command as the socket carries it, for the log.
-fn as_sent(command: &Command) -> String {
-    serde_json::to_string(command).unwrap_or_default()
 }
 
 fn rate(text: Option<&str>) -> Result<Option<RateLimit>, ErrorBody> {

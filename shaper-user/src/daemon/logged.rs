@@ -17,6 +17,23 @@ impl Write for Lines {
     }
 }
 
+/// The lines that `work` logs on this thread as `--log-format json` has them.
+pub(super) fn logged_json(work: impl FnOnce()) -> Vec<serde_json::Value> {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .json()
+        .flatten_event(true)
+        .finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let bytes = lines.0.lock().unwrap().clone();
+    let text = String::from_utf8(bytes).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
 /// The lines that `work` logs on this thread, without time and module.
 pub(super) fn logged(work: impl FnOnce()) -> String {
     let lines = Lines::default();

@@ -2,6 +2,7 @@
 //! what is understood is so when it is written again.
 
 use crate::control::request::parse;
+use crate::control::server::users::Users;
 use crate::control::server::{Answer, Handler, Limits, Peer, serve_one};
 use crate::filter::Filter;
 use crate::haproxy::kill::FlowName;
@@ -132,7 +133,10 @@ fn converse(writes: &[&[u8]]) -> io::Result<Vec<Response>> {
     runtime.block_on(async {
         let (ours, theirs) = UnixStream::pair()?;
         let peer = Peer { uid: 0, pid: None };
-        let server = tokio::spawn(async move { serve_one(theirs, &Yes, LIMITS, peer).await });
+        let (user, _place) = Users::default()
+            .place(peer.uid, LIMITS.per_user)
+            .ok_or_else(|| io::Error::other("no place for the first of them"))?;
+        let server = tokio::spawn(async move { serve_one(theirs, &Yes, LIMITS, peer, user).await });
         let (mut read, mut write) = ours.into_split();
         let written = async move {
             for bytes in writes {

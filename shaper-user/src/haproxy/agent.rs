@@ -241,9 +241,14 @@ impl Agent {
     }
 
     fn failed(&self, address: SocketAddr, error: &io::Error) {
+        let remedy = if error.raw_os_error() == Some(libc::EAFNOSUPPORT) {
+            "the unit's sandbox allows no Internet sockets; add packaging/agent.conf to it"
+        } else {
+            "free the port or change `listen` of [haproxy.agent]"
+        };
         let trouble = format!(
             "agent checks are not answered, HAProxy's weights stay as they are: cannot listen on \
-             {address}: {error}; free the port or change `listen` of [haproxy.agent]"
+             {address}: {error}; {remedy}"
         );
         let mut before = self.lock();
         if before.as_ref() != Some(&trouble) {

@@ -27,8 +27,8 @@ pub enum AskError {
     Refused(PathBuf),
     /// The socket is not for this user.
     #[error(
-        "no permission for {}: be root, or give the socket's group access by `group` and `mode` \
-         of its `stats socket` line", .0.display()
+        "no permission for {}: give its group access by `group` and `mode` of its `stats socket` \
+         line, and be in that group (SupplementaryGroups= of the unit)", .0.display()
     )]
     Permission(PathBuf),
     /// Too many others wait for HAProxy.

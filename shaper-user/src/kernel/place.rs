@@ -11,7 +11,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 const OWN_BPFFS: &str = "/run/shaper/bpf";
 const OWN_CGROUP: &str = "/run/shaper/cgroup2";
 
-/// First mount point of a file system type, from the text of `/proc/mounts`,
+/// First mount point of a file system type, from the text of `/proc/self/mounts`,
 /// where `visible` finds it: another mount may lie over it.
 fn find_mount(
     mounts: &str,
@@ -41,7 +41,8 @@ fn is_on(at: &str, magic: FsType) -> bool {
 }
 
 fn mounts() -> Result<String> {
-    fs::read_to_string("/proc/mounts").context("reading /proc/mounts: is /proc mounted?")
+    // Not its alias /proc/mounts, which a /proc of processes only lacks.
+    fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts: is /proc mounted?")
 }
 
 fn mount_own(kind: &str, at: &str) -> Result<PathBuf> {
@@ -104,28 +105,37 @@ pub fn pins(bpffs: &Path, netns_cookie: u64) -> PathBuf {
     bpffs.join("shaper").join(format!("net-{netns_cookie}"))
 }
 
-/// Refuses early, with the way out, where the daemon cannot work.
+/// A capability that the daemon can't do without: its name, its number in
+/// `linux/capability.h`, and what for. All are there from kernel 5.8 on, and
+/// the programs need 5.15.
+type Needed = (&'static str, u32, &'static str);
+
+const NEEDED: [Needed; 3] = [
+    ("CAP_BPF", 39, "maps and programs"),
+    (
+        "CAP_NET_ADMIN",
+        12,
+        "attaching them, and closing connections",
+    ),
+    ("CAP_PERFMON", 38, "the verifier's view of packets"),
+];
+/// Stands for `CAP_BPF` and `CAP_PERFMON` too.
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_NET_ADMIN: u32 = 12;
+
+/// Refuses early, with the way out, where the daemon cannot work. Which user it
+/// is does not matter.
 ///
 /// # Errors
 /// Names what is missing and what would fix it.
 pub fn check_privileges() -> Result<()> {
-    const CAP_NET_ADMIN: u32 = 12;
-    const CAP_SYS_ADMIN: u32 = 21;
-    const CAP_BPF: u32 = 39;
     let status = fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
-    let effective = effective_capabilities(&status).unwrap_or(0);
-    let has = |bit: u32| effective >> bit & 1 == 1;
-    let mut missing = Vec::new();
-    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
-        missing.push("CAP_BPF");
-    }
-    if !has(CAP_NET_ADMIN) {
-        missing.push("CAP_NET_ADMIN");
-    }
+    let missing = missing(effective_capabilities(&status).unwrap_or(0));
     if !missing.is_empty() {
         bail!(
-            "not allowed to load kernel programs: missing {}. Run it as root (sudo), or as the systemd unit",
-            missing.join(" and ")
+            "not allowed to load kernel programs: missing {}. Run it as root (sudo), or as the systemd unit, whose CapabilityBoundingSet must have {}",
+            missing.join(" and "),
+            NEEDED.map(|(name, ..)| name).join(" ")
         );
     }
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
@@ -134,6 +144,16 @@ pub fn check_privileges() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a set of capabilities lacks, with what it is for.
+fn missing(effective: u64) -> Vec<String> {
+    let has = |bit: u32| effective >> bit & 1 == 1;
+    NEEDED
+        .iter()
+        .filter(|(_, bit, _)| !has(*bit) && (*bit == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN)))
+        .map(|(name, _, what)| format!("{name} ({what})"))
+        .collect()
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
@@ -170,5 +190,22 @@ mod tests {
             Some((1 << 41) - 1)
         );
         assert_eq!(effective_capabilities("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn each_missing_capability_is_named_with_its_use() {
+        let set = |bits: &[u32]| bits.iter().fold(0, |set, bit| set | 1_u64 << bit);
+        assert_eq!(missing(set(&[12, 38, 39])), [""; 0]);
+        // As before there were CAP_BPF and CAP_PERFMON.
+        assert_eq!(missing(set(&[12, 21])), [""; 0]);
+        assert_eq!(
+            missing(set(&[21])),
+            ["CAP_NET_ADMIN (attaching them, and closing connections)"]
+        );
+        assert_eq!(
+            missing(set(&[12, 39])),
+            ["CAP_PERFMON (the verifier's view of packets)"]
+        );
+        assert_eq!(missing(0).len(), 3);
     }
 }

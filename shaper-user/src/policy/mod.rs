@@ -5,6 +5,7 @@
 //! | [`units`] | rates, sizes and times as the file writes them |
 //! | [`client`] | an address or prefix as the name of a client |
 //! | [`mistake`] | what is wrong with a file, with line, column and caret |
+//! | `changes` | what differs between two policies, for the audit log |
 //! | `choices` | the values that are one of a few words |
 //! | `section` | a TOML table, read key by key with every mistake collected |
 //! | `parse` | the file to a [`Policy`] |
@@ -13,6 +14,7 @@
 //! | `lookup` | the longest prefix, as the kernel's trie finds it |
 //! | `report` | what `shaper check` prints |
 
+pub mod changes;
 mod choices;
 pub mod client;
 mod compile;

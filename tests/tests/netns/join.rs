@@ -14,12 +14,16 @@ use crate::twice;
 use anyhow::{Context, Result, ensure};
 use bed::{Bed, both_families, ensure_joined, wait};
 use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+use nix::unistd::Group;
 use shaper_tests::haproxy::{Installed, VARIABLE, installed};
 use shaper_tests::lab::{Lab, LabSpec, PORT, SOURCE_PORT, client_v4};
 use shaper_tests::shaper::Shaper;
 use shaper_tests::ws::Pinned;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 
 type Test = (&'static str, fn(&Installed) -> Result<()>);
 
@@ -36,6 +40,7 @@ const TESTS: &[Test] = &[
 const ONCE: &[Test] = &[
     ("join_is_silent_without_haproxy", silent),
     ("join_limits_by_server", places::held),
+    ("join_works_as_the_unit_has_it", confined),
     ("join_outlives_broken_sockets", broken::sockets),
     ("join_is_not_fooled_by_a_port_used_again", used_again),
 ];
@@ -243,6 +248,57 @@ fn used_again(haproxy: &Installed) -> Result<()> {
         "{moved} of {} had moved, and were joined after {time:?}",
         new.len()
     );
+    Ok(())
+}
+
+/// Under the systemd unit; and a stats socket of another user, for whose group
+/// the unit needs a line more.
+fn confined(haproxy: &Installed) -> Result<()> {
+    const NOBODY: u32 = 65_534;
+    const GROUP: &str = "daemon";
+    let bed = Bed::start(haproxy, |_| ())?;
+    let socket = bed.haproxy.socket();
+    let group = Group::from_name(GROUP)?.context("no group daemon")?.gid;
+    let mut shaper = Shaper::new(&bed.lab)?;
+    let unit = crate::confined::confine(&mut shaper);
+    shaper.write_policy(&bed.policy(&[socket], "actions = [\"kill\"]\n"))?;
+    shaper.run(&[])?;
+    let open = bed.open(&both_families(5, 1), PORT)?;
+    let worker = bed.haproxy.pid();
+    ensure_joined(&shaper, open.iter().map(|one| (one, worker)))?;
+    shaper.cli(&["kill", &open[3].client.to_string()])?.ok()?;
+    wait(
+        "the killed one's end",
+        3 * SECOND,
+        || Ok(!open[3].is_open()),
+    )?;
+    ensure!(open.iter().filter(|one| one.is_open()).count() == 9);
+    let log = shaper.log();
+    let line = log.lines().find(|line| line.contains("action=\"kill\""));
+    let line = line.with_context(|| format!("no audit line: {log}"))?;
+    ensure!(
+        line.contains("audit=true") && line.contains("uid=0 "),
+        "{line}"
+    );
+
+    shaper.stop(Signal::SIGTERM)?;
+    std::os::unix::fs::chown(socket, Some(NOBODY), Some(group.as_raw()))?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o660))?;
+    shaper.run(&[])?;
+    wait("what is missing", 3 * SECOND, || {
+        let warnings = shaper.status()?.warnings.join("\n");
+        Ok(warnings.contains("SupplementaryGroups="))
+    })?;
+    shaper.stop(Signal::SIGTERM)?;
+    let drop_in = bed.lab.directory().join("group.conf");
+    std::fs::write(
+        &drop_in,
+        format!("[Service]\nSupplementaryGroups={GROUP}\n"),
+    )?;
+    crate::confined::confine_by(&mut shaper, &[unit, drop_in]);
+    shaper.run(&[])?;
+    let left = open.iter().filter(|one| one.is_open());
+    ensure_joined(&shaper, left.map(|one| (one, worker)))?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 mod attach;
 mod backpressure;
+mod confined;
 mod connections;
 mod counting;
 mod interfaces;
@@ -12,6 +13,7 @@ mod join;
 mod letting_go;
 mod lifecycle;
 mod limits;
+mod rights;
 mod rude;
 mod runtime;
 mod shield;
@@ -38,10 +40,12 @@ fn main() {
         letting_go::TESTS,
         rude::TESTS,
         runtime::TESTS,
+        rights::TESTS,
         interfaces::TESTS,
         shield::TESTS,
         connections::TESTS,
         lifecycle::TESTS,
+        confined::TESTS,
     ]
     .into_iter()
     .flatten()

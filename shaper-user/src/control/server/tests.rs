@@ -3,6 +3,7 @@ use crate::control::client::{Client, ClientError};
 use crate::control::socket::Socket;
 use crate::protocol::Response;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -29,12 +30,22 @@ struct Server {
 }
 
 fn server(limits: Limits, uid: u32) -> Server {
+    server_for(limits, move || uid)
+}
+
+/// Each connection is of the user that `uid` then names.
+fn server_for(limits: Limits, uid: impl Fn() -> u32 + Send + 'static) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("shaper.sock");
     let socket = Socket::bind(&path).unwrap();
     let listener = UnixListener::from_std(socket.listener().unwrap()).unwrap();
     let (stop, stopped) = watch::channel(false);
-    let peer = move |_: &UnixStream| Ok(Peer { uid, pid: Some(1) });
+    let peer = move |_: &UnixStream| {
+        Ok(Peer {
+            uid: uid(),
+            pid: Some(1),
+        })
+    };
     let task = tokio::spawn(serve(listener, Arc::new(Echo), limits, peer, stopped));
     Server {
         _dir: dir,
@@ -218,6 +229,93 @@ async fn root_has_places_of_its_own() {
     let user = server(limits, 1000);
     let mut client = Client::connect(&user.path).await.unwrap();
     assert!(client.status().await.is_err());
+}
+
+#[tokio::test]
+async fn one_user_leaves_places_for_others() {
+    let next = Arc::new(AtomicU32::new(1000));
+    let uid = Arc::clone(&next);
+    let server = server_for(Limits::default(), move || uid.load(Ordering::Relaxed));
+    let mut kept = Vec::new();
+    for _ in 0..Limits::default().per_user {
+        let mut raw = Raw::connect(&server).await;
+        raw.send(STATUS).await;
+        assert!(raw.answer().await.unwrap().result.is_some());
+        kept.push(raw);
+    }
+    let error = Raw::connect(&server).await.error().await;
+    assert_eq!(error.code, ErrorCode::TooMuch);
+    assert_eq!(error.message, "user 1000 has 8 connections already");
+    next.store(1001, Ordering::Relaxed);
+    let mut other = Raw::connect(&server).await;
+    other.send(STATUS).await;
+    assert!(other.answer().await.unwrap().result.is_some());
+}
+
+/// Never answers a `status`, and says how many it was asked for.
+struct Stuck(Arc<AtomicUsize>);
+
+impl Handler for Stuck {
+    async fn handle(&self, command: Command, _: Peer) -> Result<Answer, ErrorBody> {
+        if command == Command::Status {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        }
+        let message = "done".to_owned();
+        Ok(Answer::Done(Done { message }))
+    }
+}
+
+#[tokio::test]
+async fn one_request_of_a_user_is_worked_on_at_a_time_and_root_waits_for_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("shaper.sock");
+    let socket = Socket::bind(&path).unwrap();
+    let listener = UnixListener::from_std(socket.listener().unwrap()).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let next = Arc::new(AtomicU32::new(1000));
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let (uid, count) = (Arc::clone(&next), Arc::clone(&accepted));
+    let peer = move |_: &UnixStream| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let uid = uid.load(Ordering::SeqCst);
+        Ok(Peer { uid, pid: None })
+    };
+    let (_stop, stopped) = watch::channel(false);
+    let handler = Arc::new(Stuck(Arc::clone(&asked)));
+    tokio::spawn(serve(listener, handler, Limits::default(), peer, stopped));
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(STATUS).await.unwrap();
+        waiting.push(stream);
+    }
+    reaches(&accepted, 3).await;
+    reaches(&asked, 1).await;
+    let done = async |uid: u32| {
+        next.store(uid, Ordering::SeqCst);
+        let mut client = Client::connect(&path).await.unwrap();
+        client.request::<Done>(Command::Reload).await.unwrap();
+    };
+    done(1001).await;
+    done(0).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    for _ in 0..3 {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(STATUS).await.unwrap();
+        waiting.push(stream);
+    }
+    done(0).await;
+    reaches(&asked, 4).await;
+}
+
+async fn reaches(count: &AtomicUsize, least: usize) {
+    let reached = async {
+        while count.load(Ordering::SeqCst) < least {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), reached).await.unwrap();
 }
 
 #[tokio::test]

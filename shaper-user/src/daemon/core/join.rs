@@ -1,7 +1,8 @@
 //! What the core knows of HAProxy's sessions, for those who act on them.
 
-use super::{Core, log};
+use super::Core;
 use crate::control::server::Peer;
+use crate::daemon::audit;
 use crate::haproxy::drain::{self, server_name};
 use crate::haproxy::kill::{FlowName, Target};
 use crate::haproxy::weights::ServerName;
@@ -25,10 +26,10 @@ pub enum Plan {
 
 impl<K: Kernel> Core<K> {
     /// Whether `peer` may do this and the policy allows it, and to which sessions.
-    pub fn plan(&self, command: &Command, peer: Peer) -> Result<Plan, ErrorBody> {
+    pub fn plan(&mut self, command: &Command, peer: Peer) -> Result<Plan, ErrorBody> {
         self.allow(command, peer)?;
         self.resolve(command).inspect_err(|error| {
-            log(command, peer, &Err(error.clone()));
+            audit::session(command, peer, &Err(error.clone()));
         })
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::daemon::lab::{ROOT, options};
-use crate::daemon::logged::logged;
+use crate::daemon::logged::{logged, logged_json};
 use crate::haproxy::agent::agent;
 use crate::protocol::{Query, SortKey};
 use crate::testing::{FakeKernel, at, client, flow};
@@ -434,9 +434,17 @@ fn the_log_says_which_runtime_setting_has_ended() {
         for_ms: Some(1_000),
     });
     let log = logged(|| lab.core.tick(at(12)));
-    assert_eq!(log, " INFO the runtime block of 203.0.113.9 has ended\n");
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(
+        log.starts_with(" INFO the runtime block of 203.0.113.9 has ended "),
+        "{log}"
+    );
     let log = logged(|| lab.core.tick(at(80)));
-    assert_eq!(log, " INFO the runtime limit of 192.0.2.1 has ended\n");
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(
+        log.starts_with(" INFO the runtime limit of 192.0.2.1 has ended "),
+        "{log}"
+    );
 }
 
 #[test]
@@ -445,4 +453,120 @@ fn why_a_policy_cannot_be_read_is_said_once() {
     fs::remove_file(lab.dir.path().join("policy.toml")).unwrap();
     let message = lab.error(Command::Reload).message;
     assert_eq!(message.matches("No such file").count(), 1, "{message}");
+}
+
+/// One line of the audit log, its fields in the order of the names below.
+fn audited(line: &serde_json::Value) -> String {
+    assert_eq!(line["audit"], true, "{line}");
+    let fields = [
+        "action", "outcome", "by", "uid", "pid", "user", "client", "part",
+    ];
+    let mut texts: Vec<_> = fields
+        .iter()
+        .filter_map(|name| Some(line.get(*name)?.to_string().replace('"', "")))
+        .collect();
+    if let (Some(before), Some(after)) = (line.get("before"), line.get("after")) {
+        texts.push(format!("{before} -> {after}").replace('"', ""));
+    }
+    texts.join(" ")
+}
+
+#[test]
+fn the_audit_log_has_who_and_from_what_to_what() {
+    let mut lab = lab();
+    let clear = |client: &str| Command::ClearLimit {
+        client: client.to_owned(),
+    };
+    let unblock = |client: &str| Command::Unblock {
+        client: client.to_owned(),
+    };
+    let lines = logged_json(|| {
+        lab.done(limit("192.0.2.1", "2mbit", Some(60_000)));
+        lab.done(block("192.0.2.1", None));
+        lab.done(unblock("192.0.2.1"));
+        lab.done(clear("192.0.2.1"));
+        lab.done(limit("203.0.113.9", "1mbit", Some(5_000)));
+        lab.core.tick(at(20));
+        lab.error(limit("192.0.2.1", "fast", None));
+    });
+    let lines: Vec<_> = lines.iter().map(audited).collect();
+    let ours = "control 0 7 root";
+    let (all, most) = ("upload 8mbit/100kB", "upload 2mbit/64KiB");
+    let until = format!("until {}", at(70));
+    let soon = format!("until {}", at(15));
+    assert_eq!(
+        lines,
+        [
+            format!("limit done {ours} 192.0.2.1 {all} -> {most} {until}"),
+            format!("block done {ours} 192.0.2.1 {most} {until} -> blocked"),
+            format!("unblock done {ours} 192.0.2.1 blocked -> {most} {until}"),
+            format!("clear done {ours} 192.0.2.1 {most} {until} -> {all}"),
+            format!(
+                "limit done {ours} 203.0.113.9 upload 50mbit/625kB -> upload 1mbit/64KiB {soon}"
+            ),
+            "expiry done expiry 203.0.113.9 upload 1mbit/64KiB -> upload 50mbit/625kB".to_owned(),
+            format!("limit refused {ours}"),
+        ]
+    );
+}
+
+#[test]
+fn the_audit_log_names_each_part_that_a_reload_changed() {
+    let mut lab = lab();
+    lab.write_policy(
+        &POLICY
+            .replace("50mbit", "40mbit")
+            .replace("[443]", "[8443]"),
+    );
+    let changed = [
+        "ports 443 -> 8443",
+        "rule partners upload 50mbit/625kB for 203.0.113.0/24 -> upload 40mbit/500kB for \
+         203.0.113.0/24",
+    ];
+    let lines = logged_json(|| {
+        lab.done(Command::Reload);
+        lab.core.hangup();
+    });
+    let lines: Vec<_> = lines.iter().map(audited).collect();
+    let who = "reload done control 0 7 root";
+    assert_eq!(
+        lines,
+        [
+            who.to_owned(),
+            format!("{who} {}", changed[0]),
+            format!("{who} {}", changed[1]),
+            "reload done SIGHUP".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn a_reload_of_many_rules_has_a_bounded_number_of_lines() {
+    let mut lab = lab();
+    let rules: String = (0..200)
+        .map(|n| format!("[[rule]]\nname = \"r{n}\"\nclients = [\"10.0.0.{n}\"]\nblock = true\n"))
+        .collect();
+    lab.write_policy(&format!("{POLICY}{rules}"));
+    let lines = logged_json(|| drop(lab.done(Command::Reload)));
+    assert_eq!(lines.len(), 1 + CHANGES_LOGGED + 1);
+    let last = lines.last().unwrap()["message"].as_str().unwrap();
+    assert_eq!(last, "changed: 136 more parts of the policy");
+}
+
+#[test]
+fn denied_attempts_are_in_the_audit_log() {
+    let mut lab = lab();
+    let peer = Peer {
+        uid: 4_000_000,
+        pid: Some(9),
+    };
+    let lines = logged_json(|| {
+        for _ in 0..100 {
+            let denied = lab.core.handle(block("192.0.2.1", None), peer, at(10));
+            assert_eq!(denied.unwrap_err().code, ErrorCode::Denied);
+        }
+    });
+    assert_eq!(lines.len(), 5, "few enough to read");
+    assert_eq!(audited(&lines[0]), "block denied control 4000000 9");
+    assert!(lines[0]["command"].as_str().unwrap().contains("192.0.2.1"));
 }

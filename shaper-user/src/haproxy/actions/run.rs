@@ -88,7 +88,19 @@ impl Actions {
         match ended {
             Ok(Ended::Closed) => {
                 let rate = units::rate(target.rate);
-                tracing::info!(uid, pid, "drain of {server}: closed {target}, {rate}");
+                let client = target.client.to_string();
+                tracing::info!(
+                    uid,
+                    pid,
+                    by = "control",
+                    audit = true,
+                    action = "drain",
+                    outcome = "done",
+                    client,
+                    before = "open",
+                    after = "closed",
+                    "drain of {server}: closed {target}, {rate}"
+                );
             }
             Ok(Ended::Gone) => {
                 tracing::info!(uid, pid, "drain of {server}: {target} is already gone")

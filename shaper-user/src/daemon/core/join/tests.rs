@@ -67,7 +67,7 @@ impl Lab {
         self.core.tick(at(1));
     }
 
-    fn error(&self, command: &Command) -> ErrorBody {
+    fn error(&mut self, command: &Command) -> ErrorBody {
         self.core.plan(command, ROOT).unwrap_err()
     }
 
@@ -103,7 +103,7 @@ fn stop(server: &str) -> Command {
 
 #[test]
 fn a_kill_is_of_the_session_behind_the_flow() {
-    let lab = lab(ALLOWED);
+    let mut lab = lab(ALLOWED);
     let Plan::Kill { target, dry_run } = lab.core.plan(&kill("192.0.2.1:4000"), ROOT).unwrap()
     else {
         panic!()
@@ -167,14 +167,14 @@ fn what_the_policy_does_not_name_is_not_done() {
     assert!(lab.core.load(&server_name("be_ws/srv1").unwrap()).is_err());
     // To end one is always allowed.
     assert!(lab.core.plan(&stop("be_ws/srv1"), ROOT).is_ok());
-    let by_default = self::lab("ports = [443]");
+    let mut by_default = self::lab("ports = [443]");
     let message = by_default.error(&kill("0xa1")).message;
     assert!(message.contains("`actions = [\"kill\"]`"), "{message}");
 }
 
 #[test]
 fn only_root_and_the_named_users_may_and_the_log_has_who_tried() {
-    let lab = lab(ALLOWED);
+    let mut lab = lab(ALLOWED);
     let log = logged(|| {
         for command in [kill("0xa1"), drain("be_ws/srv1"), stop("be_ws/srv1")] {
             let uid = 1001;
