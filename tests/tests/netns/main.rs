@@ -12,6 +12,7 @@ mod join;
 mod letting_go;
 mod lifecycle;
 mod limits;
+mod links;
 mod rude;
 mod runtime;
 mod shield;
@@ -39,6 +40,7 @@ fn main() {
         rude::TESTS,
         runtime::TESTS,
         interfaces::TESTS,
+        links::TESTS,
         shield::TESTS,
         connections::TESTS,
         lifecycle::TESTS,
