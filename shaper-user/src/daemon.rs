@@ -27,15 +27,21 @@ use crate::protocol::{Command, ErrorBody, ErrorCode};
 use anyhow::{Context, Result, anyhow};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 /// How often the kernel is read.
 pub const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The least time between two looks at what has changed in the kernel.
+const CHANGES_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the thread is sent.
 enum Message {
@@ -55,6 +61,8 @@ enum Message {
         server: ServerName,
         reply: oneshot::Sender<Result<u64, String>>,
     },
+    /// The kernel has interfaces to follow.
+    Changed,
     /// SIGHUP.
     Reload,
     Stop,
@@ -128,6 +136,10 @@ pub async fn run<K: Kernel + 'static>(
     set_group(socket.path(), policy.control_group.as_deref())?;
     let listener = UnixListener::from_std(socket.listener()?)?;
 
+    let changes = kernel.changes()?;
+    // SAFETY: it owns its descriptor, which is the same and open until it is dropped.
+    let news = unsafe { AsyncFd::register_with_interest(changes, Interest::READABLE) }
+        .context("waiting for events of the kernel")?;
     let (feed, agent) = agent::agent();
     let (started, start) = oneshot::channel();
     let (ended, mut end) = oneshot::channel();
@@ -157,6 +169,7 @@ pub async fn run<K: Kernel + 'static>(
         .map_err(|_| anyhow!("the kernel's thread ended"))??;
 
     let (stop, stopped) = watch::channel(false);
+    tokio::spawn(announce(news, messages.clone()));
     tokio::spawn(agent.clone().run());
     let handle = Arc::new(Handle {
         messages: messages.clone(),
@@ -190,6 +203,20 @@ pub async fn run<K: Kernel + 'static>(
     let _ = messages.send(Message::Stop);
     end.await
         .map_err(|_| anyhow!("the kernel's thread ended before it was told to"))
+}
+
+/// Wakes the thread when the kernel has something to follow: it need not look
+/// more often than it samples. What was there before is told, too.
+async fn announce(news: AsyncFd<OwnedFd>, messages: Sender<Message>) {
+    while let Ok(mut ready) = news.readable().await {
+        // The thread reads it: until there is more.
+        ready.clear_ready();
+        if messages.send(Message::Changed).is_err() {
+            return;
+        }
+        // Many at once are one.
+        tokio::time::sleep(CHANGES_PAUSE).await;
+    }
 }
 
 /// The thread's side of the tasks that ask HAProxy.
@@ -244,6 +271,7 @@ fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>, mut join: Join)
             Ok(Message::Load { server, reply }) => {
                 let _ = reply.send(core.load(&server));
             }
+            Ok(Message::Changed) => core.kernel.follow(),
             Ok(Message::Reload) => core.hangup(),
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return core.on_exit(),
             Err(RecvTimeoutError::Timeout) => {}

@@ -12,6 +12,8 @@ use shaper_common::flow::{Client, Flow};
 use shaper_common::key::{Addr, ClientKey, FlowKey};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -166,6 +168,10 @@ pub struct FakeState {
     pub refuse_limits: Option<String>,
     /// What is wrong, for people.
     pub warnings: Vec<String>,
+    /// How often [`Kernel::follow`] was called.
+    pub followed: usize,
+    /// What [`Kernel::changes`] becomes readable by, once that was called.
+    pub changes: Option<UnixStream>,
 }
 
 /// A kernel of memory only. Clones share their state.
@@ -273,6 +279,16 @@ impl Kernel for FakeKernel {
             adopted: None,
             reason: Some("not built into this version".to_owned()),
         }
+    }
+
+    fn changes(&self) -> Result<OwnedFd> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.state().changes = Some(ours);
+        Ok(theirs.into())
+    }
+
+    fn follow(&mut self) {
+        self.state().followed += 1;
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -125,6 +125,8 @@ fn wrong_usage_is_2() {
         &["flows", "-n", "-1"],
         &["flows", "state:busy"],
         &["clients", "client:web.example"],
+        &["run", "--interface", "eth[0-9]"],
+        &["run", "--interface", "an-interface-016*"],
         &["limit", "192.0.2.1"],
         &["limit", "192.0.2.1", "--upload", "8mbps"],
         &["limit", "192.0.2.1", "--upload", "8mbit", "--clear"],

@@ -6,7 +6,7 @@ use crate::control::socket::Socket;
 use crate::daemon::{self, Options, PolicyFile};
 use crate::kernel::attach::TcHook;
 use crate::kernel::{ebpf, place, sys};
-use crate::policy::OnExit;
+use crate::policy::{OnExit, interface};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use std::io;
@@ -24,8 +24,9 @@ pub(super) struct Args {
     /// The policy file [default: /etc/shaper/policy.toml, where it exists]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// An interface, in the place of the policy's; may be repeated
-    #[arg(long, value_name = "IF")]
+    /// An interface or a pattern such as "eth*", in the place of the policy's; may
+    /// be repeated
+    #[arg(long, value_name = "IF", value_parser = interface)]
     interface: Vec<String>,
     /// Count and say what would be limited, whatever the policy says
     #[arg(long)]
@@ -36,6 +37,11 @@ pub(super) struct Args {
     /// How the TC programs are attached
     #[arg(long, value_enum, default_value_t, value_name = "HOOK")]
     tc_hook: TcHook,
+}
+
+/// As in the policy.
+fn interface(text: &str) -> Result<String, String> {
+    interface::check(text.to_owned())
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

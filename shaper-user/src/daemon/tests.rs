@@ -34,6 +34,19 @@ async fn it_serves_reloads_on_sighup_and_stops_on_sigterm() {
     let status = control.status().await.unwrap();
     assert_eq!((status.flows, status.pid), (1, std::process::id()));
 
+    // Something changes in the kernel: followed before the next sample is due.
+    for round in 1..=2 {
+        std::io::Write::write_all(&mut kernel.state().changes.as_ref().unwrap(), b"!").unwrap();
+        let followed = async {
+            while kernel.state().followed < round {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), followed)
+            .await
+            .unwrap();
+    }
+
     std::fs::write(&file, "ports = [8443]\non_exit = \"detach\"").unwrap();
     raise(Signal::SIGHUP).unwrap();
     let reloaded = async {

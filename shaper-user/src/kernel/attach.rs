@@ -41,28 +41,28 @@ pub const TCX: &str = "tcx";
 /// See [`TCX`].
 pub const CLSACT: &str = "clsact";
 /// XDP in the driver.
-const NATIVE: &str = "native";
+pub(super) const NATIVE: &str = "native";
 /// XDP in the stack.
-const GENERIC: &str = "generic";
+pub(super) const GENERIC: &str = "generic";
 
-/// The pin of a TCX or XDP link. Interface names may hold anything but `/` and
-/// white space; bpffs refuses dots.
-fn link_pin(pins: &Path, interface: &str, hook: &str) -> PathBuf {
-    pins.join(format!(
-        "link_{}_{hook}",
-        interface.replace('.', "\u{2024}")
-    ))
+/// What the pins of an interface's links end in.
+pub(super) const LINK_HOOKS: [&str; 4] = ["ingress", "egress", NATIVE, GENERIC];
+
+/// The pin of a TCX or XDP link: by the interface's index, which stays when it is
+/// renamed. `link_sock_ops` is none of them.
+pub(super) fn link_pin(pins: &Path, index: u32, hook: &str) -> PathBuf {
+    pins.join(format!("link_{index}_{hook}"))
 }
 
 /// The mark that the clsact qdisc of an interface is ours to remove. A file in
 /// bpffs must be a BPF object, so it lies beside the control socket.
-fn clsact_mark(index: u32, netns_cookie: u64) -> PathBuf {
+pub(super) fn clsact_mark(index: u32, netns_cookie: u64) -> PathBuf {
     Path::new("/run/shaper/clsact").join(format!("{netns_cookie}-{index}"))
 }
 
 /// Whether something of ours is attached there, by us or a daemon before us.
 pub fn present(pins: &Path, link: &Link, netns_cookie: u64) -> bool {
-    link_pin(pins, &link.name, "ingress").exists() || clsact_mark(link.index, netns_cookie).exists()
+    link_pin(pins, link.index, "ingress").exists() || clsact_mark(link.index, netns_cookie).exists()
 }
 
 /// Removes a pin, and takes its link off the hook at once.
@@ -100,7 +100,7 @@ pub fn classifier(
         TcAttachType::Ingress => (names::INGRESS, "ingress"),
         _ => (names::EGRESS, "egress"),
     };
-    let pin = link_pin(pins, &link.name, suffix);
+    let pin = link_pin(pins, link.index, suffix);
     let program: &mut SchedClassifier = program(ebpf, name)?;
     if hook != TcHook::Clsact {
         match tcx(program, &pin, link, direction) {
@@ -142,10 +142,11 @@ fn tcx(
                 Ok(id) => {
                     // The link stays by its pin; kept open, it would outlive it.
                     drop(program.take_link(id)?);
-                    if on_interface(pin, link.index) {
+                    if on_interface(pin, link.index) && runs(program, link, direction) {
                         return Ok(());
                     }
-                    // Another device has its name now.
+                    // Its device is in another network namespace, and this one has
+                    // the same index here.
                 }
                 Err(error) if errno(&error) == Some(libc::ENOLINK) => {}
                 Err(error) => return Err(error.into()),
@@ -160,9 +161,25 @@ fn tcx(
         direction,
         TcAttachOptions::TcxOrder(LinkOrder::default()),
     )?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(pin)?;
+    let attached: FdLink = program.take_link(id)?.try_into()?;
+    attached.pin(pin)?;
+    // It was found by its name.
+    if !on_interface(pin, link.index) {
+        unpin(pin)?;
+        bail!("{} is another interface now", link.name);
+    }
     Ok(())
+}
+
+/// Whether the interface runs the program; also where the kernel can't tell.
+fn runs(program: &SchedClassifier, link: &Link, direction: TcAttachType) -> bool {
+    let (Ok(info), Ok((_, there))) = (
+        program.info(),
+        SchedClassifier::query_tcx(&link.name, direction),
+    ) else {
+        return true;
+    };
+    there.iter().any(|program| program.id() == info.id())
 }
 
 /// Whether a pinned link still sits on the interface of this index.
@@ -240,13 +257,13 @@ pub fn shield(
     };
     for name in [NATIVE, GENERIC] {
         if wanted.is_none_or(|(_, wanted)| wanted != name) {
-            let _ = unpin(&link_pin(pins, &link.name, name));
+            let _ = unpin(&link_pin(pins, link.index, name));
         }
     }
     let Some((mode, name)) = wanted else {
         return Ok(None);
     };
-    let pin = link_pin(pins, &link.name, name);
+    let pin = link_pin(pins, link.index, name);
     let program: &mut Xdp = program(ebpf, names::SHIELD)?;
     if let Ok(old) = PinnedLink::from_pin(&pin) {
         if on_interface(&pin, link.index)
@@ -314,35 +331,45 @@ where
     Ok(program.try_into()?)
 }
 
-/// Takes everything of ours off one interface; says what was there.
-pub fn remove(pins: &Path, link: &str, index: Option<u32>, netns_cookie: u64) -> Vec<String> {
+/// Takes everything of ours off one interface; says what was there. One that is
+/// not `here` is gone or in another network namespace: its links are taken off
+/// there, and its filters went with its qdisc.
+pub fn remove(pins: &Path, link: &Link, here: bool, netns_cookie: u64) -> Vec<String> {
+    let (index, name) = (link.index, &link.name);
     let mut gone = Vec::new();
-    for hook in ["ingress", "egress", NATIVE, GENERIC] {
-        if unpin(&link_pin(pins, link, hook)).is_ok() {
-            gone.push(format!("{hook} program on {link}"));
+    for hook in LINK_HOOKS {
+        if unpin(&link_pin(pins, index, hook)).is_ok() {
+            gone.push(format!("{hook} program on {name}"));
         }
     }
-    for (direction, name) in [
-        (TcAttachType::Ingress, names::INGRESS),
-        (TcAttachType::Egress, names::EGRESS),
-    ] {
-        if tc::qdisc_detach_program(link, direction, name).is_ok() {
-            gone.push(format!("{name} filter on {link}"));
+    if here {
+        for (direction, program) in [
+            (TcAttachType::Ingress, names::INGRESS),
+            (TcAttachType::Egress, names::EGRESS),
+        ] {
+            if tc::qdisc_detach_program(name, direction, program).is_ok() {
+                gone.push(format!("{program} filter on {name}"));
+            }
         }
     }
-    if let Some(index) = index {
-        let mark = clsact_mark(index, netns_cookie);
-        if mark.exists() {
+    let mark = clsact_mark(index, netns_cookie);
+    if mark.exists() {
+        if here {
             match clsact_in_use(index) {
                 // Others have put filters of theirs there since: theirs now.
                 Ok(true) => {}
-                _ if remove_clsact(index).is_ok() => gone.push(format!("clsact qdisc on {link}")),
+                _ if remove_clsact(index).is_ok() => gone.push(format!("clsact qdisc on {name}")),
                 _ => {}
             }
-            let _ = fs::remove_file(&mark);
-            // Stays while another interface has a mark there.
-            let _ = mark.parent().map(fs::remove_dir);
         }
+        remove_mark(&mark);
     }
     gone
+}
+
+/// Removes such a mark.
+pub(super) fn remove_mark(mark: &Path) {
+    let _ = fs::remove_file(mark);
+    // Stays while another interface has a mark there.
+    let _ = mark.parent().map(fs::remove_dir);
 }

@@ -2,7 +2,7 @@
 
 use super::ebpf::object;
 use super::maps::{self, Maps};
-use super::{attach, netlink, place, sys, visits};
+use super::{attach, netlink, place, sweep, sys, visits};
 use anyhow::{Context, Result, anyhow, bail};
 use aya::programs::Iter;
 use shaper_common::flow::FLOW_PACED;
@@ -38,15 +38,8 @@ pub(super) fn remove_all(pins: &Path, netns_cookie: u64) -> Vec<String> {
             tracing::warn!("open connections keep their pacing rate until they close: {error:#}")
         }
     }
-    // Filters on clsact are nowhere pinned: look at every interface.
-    for link in netlink::links().unwrap_or_default() {
-        gone.extend(attach::remove(
-            pins,
-            &link.name,
-            Some(link.index),
-            netns_cookie,
-        ));
-    }
+    let links = netlink::links().unwrap_or_default();
+    gone.extend(sweep::sweep(pins, &links, &[], netns_cookie));
     let mut objects = 0;
     for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
         objects += usize::from(attach::unpin(&entry.path()).is_ok());

@@ -3,7 +3,7 @@
 use super::attach::{self, TcHook};
 pub use super::detach::detach;
 use super::detach::{Fresh, remove_all};
-use super::interfaces::{Attached, resolve};
+use super::interfaces::{Attached, Interfaces};
 use super::maps::{self, Maps};
 use super::support::Support;
 use super::updates::WindowUpdates;
@@ -22,6 +22,7 @@ use shaper_common::names;
 use shaper_common::stats::Stat;
 use std::collections::HashSet;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -55,7 +56,7 @@ pub struct EbpfKernel {
     pub(super) netns_cookie: u64,
     generation: u32,
     pub(super) applied: Option<Compiled>,
-    pub(super) attached: Vec<Attached>,
+    pub(super) interfaces: Interfaces,
     pub(super) next_reap: Instant,
     warnings: Vec<String>,
     /// The last field: what it removes, the others hold open.
@@ -83,6 +84,7 @@ pub fn open(options: Options) -> Result<EbpfKernel> {
         // The mount may have gone with them.
         pins = place::pins(&place::bpffs()?, netns_cookie);
     }
+    let interfaces = Interfaces::open()?;
     let fresh = Fresh::new(&pins, netns_cookie);
     fs::create_dir_all(&pins).with_context(|| format!("making {}", pins.display()))?;
     let mut support = Support::default();
@@ -116,7 +118,7 @@ pub fn open(options: Options) -> Result<EbpfKernel> {
         netns_cookie,
         generation,
         applied: None,
-        attached: Vec::new(),
+        interfaces,
         next_reap: Instant::now(),
         warnings,
         fresh,
@@ -213,7 +215,7 @@ impl Kernel for EbpfKernel {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
-        self.watch_interfaces();
+        self.follow_interfaces();
         let mut sample = self.maps.sample()?;
         self.support.refused.1 = sample.stats[Stat::PacingRefused as usize];
         self.reap(sample.now, &mut sample.flows)?;
@@ -227,9 +229,9 @@ impl Kernel for EbpfKernel {
     }
 
     fn apply(&mut self, compiled: &Compiled) -> Result<()> {
-        let links = resolve(&compiled.interfaces, &self.attached)?;
+        let choice = self.resolve(compiled)?;
         let before = self.maps.settings()?;
-        let (attached, generation) = self.attach_all(&links, compiled.xdp, |kernel| {
+        let (attached, generation) = self.attach_all(&choice.links, compiled, |kernel| {
             kernel.maps.write(compiled, kernel.netns_cookie)
         })?;
         self.generation = generation;
@@ -238,17 +240,7 @@ impl Kernel for EbpfKernel {
             updates.hurry();
         }
         self.fresh.keep();
-        for mut old in std::mem::replace(&mut self.attached, attached) {
-            if links.iter().any(|l| l.name == old.link.name) {
-                continue;
-            }
-            if links.is_empty() || compiled.interfaces.contains(&old.link.name) {
-                old.gone = true;
-                self.attached.push(old);
-            } else if !old.gone {
-                self.remove(&old.link);
-            }
-        }
+        self.settle(&choice, attached, &compiled.interfaces);
         let ports_changed = self
             .applied
             .as_ref()
@@ -313,7 +305,7 @@ impl Kernel for EbpfKernel {
     }
 
     fn interfaces(&self) -> Vec<model::Interface> {
-        self.attached.iter().map(Attached::row).collect()
+        self.interfaces.rows.iter().map(Attached::row).collect()
     }
 
     fn backpressure(&self) -> model::Backpressure {
@@ -322,10 +314,23 @@ impl Kernel for EbpfKernel {
             .as_ref()
             .is_some_and(|c| c.settings.flags & SETTING_OBSERVE != 0);
         self.support
-            .report(observe, &self.attached, self.updates.as_ref())
+            .report(observe, &self.interfaces.rows, self.updates.as_ref())
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
+        let mut warnings = self.warnings.clone();
+        warnings.extend_from_slice(&self.interfaces.warnings);
+        warnings
+    }
+
+    fn changes(&self) -> Result<OwnedFd> {
+        self.interfaces
+            .links
+            .readiness()
+            .context("copying the descriptor of the events of interfaces")
+    }
+
+    fn follow(&mut self) {
+        self.follow_interfaces();
     }
 }

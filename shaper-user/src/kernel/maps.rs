@@ -205,6 +205,14 @@ impl Maps {
         }
     }
 
+    /// Forgets every other interface: those of daemons before.
+    pub fn keep_interfaces(&mut self, keep: &[u32]) {
+        let known: Vec<_> = self.interfaces.keys().flatten().collect();
+        for index in known.iter().filter(|index| !keep.contains(index)) {
+            let _ = self.interfaces.remove(index);
+        }
+    }
+
     /// Reads everything.
     ///
     /// # Errors

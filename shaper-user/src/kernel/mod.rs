@@ -2,15 +2,18 @@
 //! daemon and everything above it is tested without root.
 
 pub mod attach;
+mod choice;
 mod connections;
 mod detach;
 pub mod ebpf;
 mod interfaces;
+mod links;
 pub mod maps;
 pub mod netlink;
 pub mod place;
 pub mod sockets;
 mod support;
+mod sweep;
 pub mod sys;
 mod updates;
 mod visits;
@@ -23,6 +26,7 @@ use shaper_common::event::Event;
 use shaper_common::flow::{Client, Flow};
 use shaper_common::key::{ClientKey, FlowKey};
 use shaper_common::stats::STATS_LEN;
+use std::os::fd::OwnedFd;
 
 /// Everything the kernel knows, read at one time.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +92,16 @@ pub trait Kernel: Send {
 
     /// What is attached where.
     fn interfaces(&self) -> Vec<model::Interface>;
+
+    /// Readable when there is something for [`Kernel::follow`].
+    ///
+    /// # Errors
+    /// When there are too many descriptors.
+    fn changes(&self) -> Result<OwnedFd>;
+
+    /// Attaches to interfaces that have come, and lets go of those that went.
+    /// [`Kernel::sample`] does it as well.
+    fn follow(&mut self);
 
     /// Whether limits work by backpressure.
     fn backpressure(&self) -> model::Backpressure;

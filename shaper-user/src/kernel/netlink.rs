@@ -7,7 +7,9 @@ use netlink_packet_core::{
     NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::tc::{TcHandle, TcMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -69,9 +71,12 @@ pub struct Link {
     pub ethernet: bool,
     /// Whether it is one end of a veth pair.
     pub veth: bool,
+    /// Whether it is up, as the administrator wants it.
+    pub up: bool,
 }
 
-fn link(message: &LinkMessage) -> Option<Link> {
+/// What a message says of an interface; `None` when that has no name.
+pub(super) fn link(message: &LinkMessage) -> Option<Link> {
     let name = message.attributes.iter().find_map(|a| match a {
         LinkAttribute::IfName(name) => Some(name.clone()),
         _ => None,
@@ -90,6 +95,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkLayerType::Ether | LinkLayerType::Loopback
         ),
         veth,
+        up: message.header.flags.contains(LinkFlags::Up),
     })
 }
 

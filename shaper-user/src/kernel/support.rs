@@ -47,7 +47,7 @@ impl Support {
         updates: Option<&WindowUpdates>,
     ) -> Backpressure {
         let mut reasons = Vec::new();
-        let there = attached.iter().any(|interface| !interface.gone);
+        let there = attached.iter().any(|interface| interface.gone.is_none());
         let refused = self.refused.1 > self.refused.0;
         let running = updates.is_some_and(WindowUpdates::is_running);
         if observe {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`units`] | rates, sizes and times as the file writes them |
 //! | [`client`] | an address or prefix as the name of a client |
+//! | [`interface`] | an interface by its name, or those that match a pattern |
 //! | [`mistake`] | what is wrong with a file, with line, column and caret |
 //! | `changes` | what differs between two policies, for the audit log |
 //! | `choices` | the values that are one of a few words |
@@ -18,6 +19,7 @@ pub mod changes;
 mod choices;
 pub mod client;
 mod compile;
+pub mod interface;
 mod lookup;
 pub mod mistake;
 mod parse;
@@ -164,7 +166,8 @@ pub struct Rule {
 /// A whole policy, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Interfaces to attach to; empty: the default route's.
+    /// Interfaces to attach to, by name or [pattern](interface); empty: the default
+    /// route's.
     pub interfaces: Vec<String>,
     /// Watched ports.
     pub ports: Vec<u16>,
@@ -236,7 +239,8 @@ pub struct NamedClass {
 /// The compiled form: what the kernel is given, one generation of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
-    /// Interfaces to attach to; empty: the default route's.
+    /// Interfaces to attach to, by name or [pattern](interface); empty: the default
+    /// route's.
     pub interfaces: Vec<String>,
     /// Where the shield runs.
     pub xdp: Xdp,

@@ -6,6 +6,7 @@ mod rules;
 mod server_limit;
 
 use super::client::Prefixes;
+use super::interface;
 use super::mistake::{Lines, LoadError, Mistakes, PolicyErrors};
 use super::section::{At, Int, Section};
 use super::units::Size;
@@ -20,15 +21,13 @@ use toml::de::DeTable;
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
 const DEFAULT_IPV4_PREFIX: u8 = 32;
 const DEFAULT_IPV6_PREFIX: u8 = 64;
-/// `IFNAMSIZ` without its closing zero byte.
-const INTERFACE_NAME_MAX: usize = 15;
 
 /// The interface of the default route, where it is named at all.
 const AUTO: &str = "auto";
 
 const PORTS: &str = "port numbers from 1 to 65535, such as [80, 443]";
-const INTERFACES: &str = "names of interfaces, such as [\"eth0\"]; leave the key out for the \
-                          default route's";
+const INTERFACES: &str = "names of interfaces or patterns, such as [\"eth0\"] or [\"eth*\"]; \
+                          leave the key out for the default route's";
 const RATE: &str = "a table, such as { rate = \"8mbit\" }";
 const LIMIT: &str = "a table, such as { rate = \"8mbit\", burst = \"1MB\" }";
 
@@ -224,8 +223,14 @@ fn interfaces(
     mistakes: &mut Mistakes,
 ) -> Vec<String> {
     let span = root.key("interfaces");
-    let names =
-        list(root, ("interfaces", INTERFACES), lines, mistakes, interface).unwrap_or_default();
+    let names = list(
+        root,
+        ("interfaces", INTERFACES),
+        lines,
+        mistakes,
+        interface::check,
+    )
+    .unwrap_or_default();
     if let Some(span) = span.filter(|_| names.len() > MAX_INTERFACES as usize) {
         mistakes.push(
             span,
@@ -236,28 +241,6 @@ fn interfaces(
         );
     }
     if names == [AUTO] { Vec::new() } else { names }
-}
-
-/// The kernel's own rules for a name (`dev_valid_name`), and no wildcards.
-fn interface(name: String) -> Result<String, String> {
-    let shown = name.escape_debug();
-    let valid = !name.is_empty()
-        && name.len() <= INTERFACE_NAME_MAX
-        && name != "."
-        && name != ".."
-        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
-    if name.contains(['*', '?', '[']) {
-        Err(format!(
-            "`{shown}` is a pattern; allowed: whole names of interfaces, each by itself"
-        ))
-    } else if valid {
-        Ok(name)
-    } else {
-        Err(format!(
-            "`{shown}` is not the name of an interface; allowed: 1 to {INTERFACE_NAME_MAX} bytes \
-             without spaces, `/` and `:`"
-        ))
-    }
 }
 
 fn client(root: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> Prefixes {

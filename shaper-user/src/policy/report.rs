@@ -3,6 +3,7 @@
 mod places;
 
 use super::client::display;
+use super::interface;
 use super::units::Size;
 use super::{Haproxy, Limits, Mode, OnExit, Policy, RateLimit, Rule};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
@@ -53,10 +54,18 @@ pub fn report(policy: &Policy) -> String {
 }
 
 fn head(policy: &Policy) -> String {
-    let interfaces = if policy.interfaces.is_empty() {
-        "the default route's".to_owned()
-    } else {
-        policy.interfaces.join(", ")
+    let (patterns, names): (Vec<_>, Vec<_>) = policy
+        .interfaces
+        .iter()
+        .cloned()
+        .partition(|wanted| interface::is_pattern(wanted));
+    let interfaces = match (names.join(", "), patterns.join(", ")) {
+        (names, patterns) if names.is_empty() && patterns.is_empty() => {
+            "the default route's".to_owned()
+        }
+        (names, patterns) if patterns.is_empty() => names,
+        (names, patterns) if names.is_empty() => format!("all that match {patterns}"),
+        (names, patterns) => format!("{names}, and all that match {patterns}"),
     };
     let mode = match policy.mode {
         Mode::Enforce => "enforce",

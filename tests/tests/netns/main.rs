@@ -13,6 +13,7 @@ mod join;
 mod letting_go;
 mod lifecycle;
 mod limits;
+mod links;
 mod rights;
 mod rude;
 mod runtime;
@@ -42,6 +43,7 @@ fn main() {
         runtime::TESTS,
         rights::TESTS,
         interfaces::TESTS,
+        links::TESTS,
         shield::TESTS,
         connections::TESTS,
         lifecycle::TESTS,
