@@ -9,6 +9,7 @@ mod object_file;
 mod results;
 mod setup;
 mod sh;
+mod soak;
 mod test;
 mod toolchain;
 
@@ -36,6 +37,8 @@ enum Command {
     Test(test::Args),
     /// Runs a benchmark, e.g. `bench cost`
     Bench(bench::Args),
+    /// Churn, chaos and kills for minutes: nothing may be lost or grow
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -59,5 +62,6 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args).map(|never| match never {}),
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(&args).map(|never| match never {}),
+        Command::Soak(args) => soak::run(&args).map(|never| match never {}),
     }
 }
