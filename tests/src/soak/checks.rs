@@ -17,6 +17,7 @@ macro_rules! checks {
 }
 
 checks! {
+    Whole: "the soak ran to its end",
     Alive: "the daemon ended only when it was made to",
     Answers: "the daemon answered every question while it ran",
     Exit: "SIGTERM ended it with exit code 0",

@@ -103,13 +103,15 @@ pub fn run(options: &Options) -> Result<bool> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let result = Soak::start(options, &lab, &runtime).and_then(|(mut soak, ledger)| {
-        let ran = soak.run(&ledger);
-        let log = soak.shaper.log();
-        ran.map(|()| soak.report())
-            .inspect_err(|_| eprintln!("the daemon's log ends:\n{}", tail(&log)))
-    });
-    let mut report = result.inspect_err(|_| eprintln!("seed {}", options.seed))?;
+    let (mut soak, ledger) = Soak::start(options, &lab, &runtime)
+        .inspect_err(|_| eprintln!("{}", crate::shaper::last_log()))?;
+    let ran = soak.run(&ledger);
+    if ran.is_err() {
+        eprintln!("the daemon's log ends:\n{}", tail(&soak.shaper.log()));
+    }
+    soak.checks.result(Check::Whole, ran);
+    let mut report = soak.report();
+    drop(soak);
     drop(runtime);
     drop(lab);
     let left = leftovers::namespaces();
