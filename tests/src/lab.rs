@@ -20,8 +20,8 @@ pub const SOURCE_PORT: u16 = 8081;
 pub const PROXY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
 /// The proxy's address.
 pub const PROXY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1));
-const CLIENT_MAC: &str = "02:00:00:00:00:0c";
-const PROXY_MAC: &str = "02:00:00:00:00:01";
+pub(crate) const CLIENT_MAC: &str = "02:00:00:00:00:0c";
+pub(crate) const PROXY_MAC: &str = "02:00:00:00:00:01";
 
 /// The address of client `n`: 10.77.0.10 and up.
 #[must_use]
@@ -224,7 +224,8 @@ fn address(namespace: &Namespace, interface: &str, addresses: &[IpAddr]) -> Resu
     namespace.ip(&lines)
 }
 
-fn know(namespace: &Namespace, addresses: &[IpAddr], mac: &str) -> Result<()> {
+/// Neighbours that are asked for nothing.
+pub(crate) fn know(namespace: &Namespace, addresses: &[IpAddr], mac: &str) -> Result<()> {
     let mut lines = String::new();
     for address in addresses {
         writeln!(

@@ -25,6 +25,7 @@
 //! | [`process`] | children that never outlive this process |
 //! | [`cleanup`] | removal on Ctrl-C, and of what a killed run left |
 //! | [`demo`] | the demo's phases, claims and report |
+//! | [`soak`] | churn and chaos for minutes or hours, and what must be so throughout |
 
 pub mod bench;
 pub mod cleanup;
@@ -39,6 +40,7 @@ pub mod offload;
 pub mod process;
 pub mod relay;
 pub mod shaper;
+pub mod soak;
 pub mod testbed;
 pub mod traffic;
 pub mod ws;

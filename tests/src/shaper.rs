@@ -267,6 +267,11 @@ impl Shaper {
         self.daemon.as_ref().map(Background::pid)
     }
 
+    /// Whether the daemon that was started has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.daemon.as_mut().is_some_and(Background::is_running)
+    }
+
     /// What the daemon has written so far.
     #[must_use]
     pub fn log(&self) -> String {
@@ -422,6 +427,17 @@ impl Shaper {
             }
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// A pin of this host's bpffs, by its name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn pin(&self, name: &str) -> Result<PathBuf> {
+        self.pins()
+            .into_iter()
+            .find(|pin| pin.file_name().is_some_and(|file| file == name))
+            .with_context(|| format!("{name} is not pinned"))
     }
 
     /// Files in this host's bpffs.

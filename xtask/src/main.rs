@@ -10,6 +10,7 @@ mod object_file;
 mod results;
 mod setup;
 mod sh;
+mod soak;
 mod test;
 mod toolchain;
 
@@ -39,6 +40,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Runs a benchmark, e.g. `bench cost`
     Bench(bench::Args),
+    /// Churn, chaos and kills for minutes: nothing may be lost or grow
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,5 +66,6 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(args) => test::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args).map(|never| match never {}),
+        Command::Soak(args) => soak::run(&args).map(|never| match never {}),
     }
 }
