@@ -153,7 +153,9 @@ pub const fn window(limit: &Limit, offer: &Offer) -> Offered {
         (offer.debt + early, target + min(late, STEP))
     };
     let wait = (debt + step.nanos).saturating_sub(due);
-    if wait == 0 {
+    // What is offered now comes a round trip later: it need not stop, unless it
+    // is ahead of others.
+    if wait == 0 || early == 0 && debt + step.cost <= due + offer.srtt / 2 {
         return Offered {
             window: max(offer.left + step.bytes, least),
             wait: 0,
@@ -172,6 +174,8 @@ pub const fn window(limit: &Limit, offer: &Offer) -> Offered {
 /// By how much a window grows at once.
 struct Step {
     bytes: u64,
+    /// Of that, in ns of the bucket.
+    cost: u64,
     /// What is saved up, in ns of the bucket, before a sender that waits goes on.
     nanos: u64,
 }
@@ -195,6 +199,7 @@ impl Step {
         };
         Self {
             bytes: segments * segment,
+            cost: segments * cost,
             nanos: max(segments * cost, STEP),
         }
     }
