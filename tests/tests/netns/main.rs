@@ -10,6 +10,7 @@ mod connections;
 mod counting;
 mod interfaces;
 mod join;
+mod kill_points;
 mod letting_go;
 mod lifecycle;
 mod limits;
@@ -48,6 +49,7 @@ fn main() {
         connections::TESTS,
         lifecycle::TESTS,
         confined::TESTS,
+        kill_points::TESTS,
     ]
     .into_iter()
     .flatten()
