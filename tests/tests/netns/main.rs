@@ -20,6 +20,7 @@ mod rude;
 mod runtime;
 mod shield;
 mod tools;
+mod upgrade;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -50,6 +51,7 @@ fn main() {
         lifecycle::TESTS,
         confined::TESTS,
         kill_points::TESTS,
+        upgrade::TESTS,
     ]
     .into_iter()
     .flatten()
