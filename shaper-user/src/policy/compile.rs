@@ -228,7 +228,7 @@ impl Policy {
     /// How much the kernel's tables are to hold.
     #[must_use]
     pub fn tables(&self) -> Tables {
-        Tables::default()
+        self.tables
     }
 
     fn settings(&self) -> Settings {

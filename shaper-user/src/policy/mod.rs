@@ -180,6 +180,8 @@ pub struct Policy {
     pub xdp: Xdp,
     /// What SIGTERM does to the limits.
     pub on_exit: OnExit,
+    /// How much the kernel's tables hold.
+    pub tables: Tables,
     /// Bits of an IPv4 address that name a client.
     pub ipv4_prefix: u8,
     /// Bits of an IPv6 address that name a client.
