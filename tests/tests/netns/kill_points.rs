@@ -436,9 +436,13 @@ impl Bed {
             let after = self.counted(&flows)?;
             ensure!(after == before, "{before:?} before, {after:?} after");
         }
-        // Free it would do a hundred times as much.
-        let rate = self.traffic.bulk.rate_over(Duration::from_millis(500));
-        ensure!(rate < 3.0 * LIMIT, "{:.1} Mbit/s pass", rate / 1e6);
+        // Free it does ten times as much and more. What it was offered while it was
+        // free, some megabytes, still passes.
+        let bulk = &self.traffic.bulk;
+        let rate = (0..10)
+            .map(|_| bulk.rate_over(Duration::from_millis(500)))
+            .find(|rate| *rate < 2.0 * LIMIT);
+        ensure!(rate.is_some(), "it is not limited");
         let status = self.shaper.status()?;
         ensure!(status.warnings.is_empty(), "{:?}", status.warnings);
         Ok(())
