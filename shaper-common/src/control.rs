@@ -4,6 +4,7 @@
 //! sockets' own events run.
 
 use crate::bucket::Limit;
+use crate::flow::Traffic;
 use crate::key::FlowKey;
 
 /// What to do.
@@ -23,6 +24,13 @@ pub mod op {
     /// Limit one connection to [`super::Control::limits`], beside what its client
     /// is held to.
     pub const LIMIT: u32 = 5;
+    /// Add what another table had to the flow `key`, or where that names no
+    /// protocol to the client `key.client`: [`super::Control::traffic`], `held`
+    /// and `edges`. Done once for each entry, however often it is asked; `value`
+    /// is since when this table is used (ktime in ns).
+    pub const MERGE: u32 = 6;
+    /// Add [`super::Control::value`] to the counter [`super::Control::index`].
+    pub const STAT: u32 = 7;
 }
 
 /// The program did what was asked.
@@ -37,14 +45,22 @@ pub struct Control {
     pub _ethernet: [u32; 4],
     /// One of [`op`].
     pub op: u32,
-    /// Always zero.
-    pub _pad: u32,
+    /// For [`op::STAT`]: which counter.
+    pub index: u32,
     /// Depends on the operation.
     pub value: u64,
     /// The flow, or in `key.client` the client.
     pub key: FlowKey,
     /// For [`op::LIMIT`], by direction; unset: none.
     pub limits: [Limit; 2],
+    /// For [`op::MERGE`]: the counters to add, and in the place of a bucket what
+    /// is owed beside what the entry owes already, in ns.
+    pub traffic: [Traffic; 2],
+    /// For [`op::MERGE`] of a client, as [`crate::flow::Client::held`].
+    pub held: [u64; 2],
+    /// For [`op::MERGE`] of a TCP flow whose window was set: its
+    /// [`crate::flow::Flow::edge`] and `honoured`; equal to 0 where it was not.
+    pub edges: [u32; 2],
 }
 
-const _: () = assert!(size_of::<Control>() == 104);
+const _: () = assert!(size_of::<Control>() == 208);

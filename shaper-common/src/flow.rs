@@ -17,6 +17,9 @@ pub const FLOW_WINDOW: u32 = 1 << 1;
 pub const FLOW_EDGE: u32 = 1 << 2;
 /// The socket's events reach `sock_ops`: its pacing rate is set.
 pub const FLOW_PACED: u32 = 1 << 3;
+/// What the entry had in an earlier table has been added to it: see
+/// [`crate::control::op::MERGE`]. For flows and clients.
+pub const MERGED: u32 = 1 << 31;
 /// Where in the flags the window scale is (RFC 7323, 2.2): 0 to 14.
 pub const FLOW_SCALE_SHIFT: u32 = 8;
 /// Bits of the window scale.

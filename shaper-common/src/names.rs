@@ -1,5 +1,12 @@
 //! Names and sizes of maps and programs, the same in the object and the daemon.
 
+/// The version of everything that is pinned: raise it with each change of a map's
+/// layout or meaning. A start moves what an earlier version left, as
+/// `shaper-user/src/kernel/migrate/convert.rs` says; 0 are pins without a version.
+pub const ABI: u32 = 1;
+/// The pin that says which version the others are: a symbolic link to its number.
+pub const ABI_PIN: &str = "abi";
+
 /// Flows of TCP, by [`crate::key::FlowKey`].
 pub const FLOWS: &str = "FLOWS";
 /// Flows of UDP, a bounded LRU.

@@ -1,8 +1,8 @@
 //! What the daemon asks the kernel to do; see [`shaper_common::control`].
 
-use crate::atomic::{MapWord, clear_bits, set_bits};
+use crate::atomic::{MapWord, add, clear_bits, set_bits};
 use crate::client::{self, owes};
-use crate::maps::{CLIENTS, FLOWS, UDP_CLIENTS, UDP_FLOWS};
+use crate::maps::{CLIENTS, FLOWS, STATS, UDP_CLIENTS, UDP_FLOWS};
 use crate::policy::Policy;
 use crate::report::count;
 use crate::{packet, sockets};
@@ -12,9 +12,9 @@ use shaper_common::backpressure::{Leeway, hard};
 use shaper_common::bucket::{self, Limit};
 use shaper_common::control::{DONE, op};
 use shaper_common::flow::{
-    DOWNLOAD, FLOW_ADOPTED, FLOW_EDGE, FLOW_SCALE_SHIFT, FLOW_WINDOW, Flow, UPLOAD,
+    DOWNLOAD, FLOW_ADOPTED, FLOW_EDGE, FLOW_SCALE_SHIFT, FLOW_WINDOW, Flow, MERGED, Traffic, UPLOAD,
 };
-use shaper_common::key::{ClientKey, FlowKey, UDP};
+use shaper_common::key::{ClientKey, FlowKey, TCP, UDP};
 use shaper_common::stats::Stat;
 
 /// Carries out one request; [`DONE`] where it was done.
@@ -34,6 +34,27 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
     let client = ClientKey { addr: key.client };
     match op {
         op::FORGET => return Some(forget(&client, value)),
+        op::STAT => {
+            let counter = STATS.get_ptr_mut(request.0.index)?;
+            // SAFETY: a live map value, an aligned word.
+            unsafe { add(counter, value) };
+            return Some(true);
+        }
+        op::MERGE => {
+            let [upload, download] = request.0.traffic;
+            return match key.protocol {
+                TCP => {
+                    let edges = request.0.edges;
+                    merge_edges(&key, edges);
+                    merge_flow(FLOWS.get_ptr_mut(&key)?, &upload, &download, value)
+                }
+                UDP => merge_flow(UDP_FLOWS.get_ptr_mut(&key)?, &upload, &download, value),
+                _ => {
+                    let held = request.0.held;
+                    merge_client(&client, &upload, &download, held, value)
+                }
+            };
+        }
         op::CLOSE if key.protocol == UDP => {
             let gone = UDP_FLOWS.remove(&key).is_ok();
             count(Stat::FlowsClosed, u64::from(gone));
@@ -109,6 +130,84 @@ fn own<const DIR: usize>(flow: *mut Flow, limit: &Limit, now: u64) {
         (*flow).own[DIR] = *limit;
         let word = MapWord::new(&raw mut (*flow).traffic[DIR].tat);
         bucket::forgive(&word, now, &hard(limit, Leeway::Window));
+    }
+}
+
+/// Adds what a flow had in an earlier table, once.
+#[inline(always)]
+fn merge_flow(flow: *mut Flow, upload: &Traffic, download: &Traffic, since: u64) -> Option<bool> {
+    // SAFETY: a live map value, the words aligned.
+    unsafe {
+        if set_bits(&raw mut (*flow).flags, MERGED) {
+            merge(&raw mut (*flow).traffic[0], upload, since);
+            merge(&raw mut (*flow).traffic[1], download, since);
+        }
+    }
+    Some(true)
+}
+
+/// As [`merge_flow`], for a client.
+#[inline(always)]
+fn merge_client(
+    key: &ClientKey,
+    upload: &Traffic,
+    download: &Traffic,
+    held: [u64; 2],
+    since: u64,
+) -> Option<bool> {
+    let client = client::find(key)?;
+    // SAFETY: a live map value, the words aligned.
+    unsafe {
+        if set_bits(&raw mut (*client).flags, MERGED) {
+            merge(&raw mut (*client).traffic[0], upload, since);
+            merge(&raw mut (*client).traffic[1], download, since);
+            add(&raw mut (*client).held[0], held[0]);
+            add(&raw mut (*client).held[1], held[1]);
+        }
+    }
+    Some(true)
+}
+
+/// # Safety
+/// `to` points into a live map value.
+#[inline(always)]
+unsafe fn merge(to: *mut Traffic, from: &Traffic, since: u64) {
+    // SAFETY: by this function's contract; the words are aligned.
+    unsafe {
+        add(&raw mut (*to).bytes, from.bytes);
+        add(&raw mut (*to).packets, from.packets);
+        add(&raw mut (*to).dropped_bytes, from.dropped_bytes);
+        add(&raw mut (*to).dropped_packets, from.dropped_packets);
+        if from.tat != 0 {
+            let owed = from.tat;
+            bucket::update(&MapWord::new(&raw mut (*to).tat), |tat| {
+                since
+                    .saturating_add(bucket::debt(tat, since))
+                    .saturating_add(owed)
+            });
+        }
+    }
+}
+
+/// A window that was offered is kept to: the further edge is the one.
+#[inline(always)]
+fn merge_edges(key: &FlowKey, [edge, honoured]: [u32; 2]) {
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
+        return;
+    };
+    // SAFETY: a live map value, the words aligned; what the socket offers at the
+    // same moment is as good.
+    unsafe {
+        let flags = core::ptr::read_volatile(&raw const (*flow).flags);
+        if edge == 0 && honoured == 0 || flags & MERGED != 0 || flags & FLOW_EDGE == 0 {
+            return;
+        }
+        if edge.wrapping_sub((*flow).edge).cast_signed() > 0 {
+            (*flow).edge = edge;
+        }
+        if honoured.wrapping_sub((*flow).honoured).cast_signed() > 0 {
+            (*flow).honoured = honoured;
+        }
     }
 }
 

@@ -17,6 +17,7 @@
 //! | [`render`] | answers for people: tables, units, colour |
 //! | [`filter`] | which rows a query is about |
 //! | [`top`] | the dashboard |
+//! | [`steps`] | wherever a crash would leave something half done |
 
 pub mod addr;
 pub mod caps;
@@ -34,6 +35,7 @@ pub mod protocol;
 pub mod render;
 pub mod runtime;
 pub mod sampler;
+pub mod steps;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod top;

@@ -21,6 +21,7 @@
 //! | [`testbed`] | the kernel programs alone, fed by `BPF_PROG_TEST_RUN` |
 //! | [`mod@bench`] | the benchmarks |
 //! | [`empty`] | an empty program, to compare with |
+//! | [`killed`] | a daemon that kills itself behind a step |
 //! | [`leftovers`] | what must be gone afterwards |
 //! | [`process`] | children that never outlive this process |
 //! | [`cleanup`] | removal on Ctrl-C, and of what a killed run left |
@@ -33,6 +34,7 @@ pub mod confined;
 pub mod demo;
 pub mod empty;
 pub mod haproxy;
+pub mod killed;
 pub mod lab;
 pub mod leftovers;
 pub mod netns;

@@ -251,14 +251,28 @@ impl Shaper {
     /// # Errors
     /// When it ends or does not answer in time; with its log.
     pub fn run(&mut self, arguments: &[&str]) -> Result<()> {
-        let mut daemon = Background::start("shaper run", self.daemon(arguments), &self.log)?;
+        let command = self.daemon(arguments);
+        self.run_command(command)
+    }
+
+    /// The same by a command that runs the daemon.
+    ///
+    /// # Errors
+    /// As [`Shaper::run`].
+    pub fn run_command(&mut self, command: Command) -> Result<()> {
+        let mut daemon = Background::start("shaper run", command, &self.log)?;
         daemon.wait_ready(READY, || self.status().is_ok())?;
         let owned = Owned::by(daemon.pid())?;
+        self.own(owned);
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Remembers kernel objects of this host's daemons, for [`Shaper::detach`].
+    pub fn own(&mut self, owned: Owned) {
         self.owned.programs.extend(owned.programs);
         self.owned.maps.extend(owned.maps);
         self.owned.links.extend(owned.links);
-        self.daemon = Some(daemon);
-        Ok(())
     }
 
     /// The daemon's process, while it runs.

@@ -6,6 +6,7 @@ use crate::control::lock;
 use crate::control::socket::remove_stale;
 use crate::daemon::overrides_beside;
 use crate::kernel::{ebpf, place, sys};
+use crate::steps::{self, Step};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -42,7 +43,10 @@ pub(super) fn detach(socket: &Path) -> Result<ExitCode> {
         remove_stale(&socket)?;
         let overrides = overrides_beside(&socket);
         match std::fs::remove_file(&overrides) {
-            Ok(()) => done.push("removed the limits and blocks set at runtime".to_owned()),
+            Ok(()) => {
+                steps::done(Step::OverridesGone);
+                done.push("removed the limits and blocks set at runtime".to_owned());
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(error)

@@ -7,6 +7,7 @@ use crate::daemon::{self, Options, PolicyFile};
 use crate::kernel::attach::TcHook;
 use crate::kernel::{ebpf, place, sys};
 use crate::policy::{OnExit, interface};
+use crate::steps::{self, Step};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use std::io;
@@ -72,9 +73,11 @@ pub(super) fn run(socket: &Path, args: Args) -> Result<ExitCode> {
     let socket = Socket::bind(socket)?;
     let cookie = sys::netns_cookie()?;
     let lock = Lock::take(&lock::path(cookie), socket.path())?;
+    steps::done(Step::Locked);
     let kernel = ebpf::open(ebpf::Options {
         tc_hook: args.tc_hook,
         log_connections: tracing::enabled!(tracing::Level::DEBUG),
+        tables: policy.tables(),
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

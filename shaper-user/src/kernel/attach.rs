@@ -4,8 +4,9 @@
 //! program behind the link, so that no packet passes between two programs.
 //! Filters of clsact, below kernel 6.6, stay by themselves.
 
-use super::netlink::{Link, clsact_in_use, remove_clsact};
+use super::netlink::{Link, clsact_in_use, has_clsact, remove_clsact};
 use super::sys::{detach_pinned_link, update_pinned_link};
+use crate::steps::{self, Step};
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -54,6 +55,9 @@ pub(super) fn link_pin(pins: &Path, index: u32, hook: &str) -> PathBuf {
     pins.join(format!("link_{index}_{hook}"))
 }
 
+/// The pin of the sock_ops link.
+pub(super) const SOCK_OPS_PIN: &str = "link_sock_ops";
+
 /// The mark that the clsact qdisc of an interface is ours to remove. A file in
 /// bpffs must be a BPF object, so it lies beside the control socket.
 pub(super) fn clsact_mark(index: u32, netns_cookie: u64) -> PathBuf {
@@ -68,8 +72,12 @@ pub fn present(pins: &Path, link: &Link, netns_cookie: u64) -> bool {
 /// Removes a pin, and takes its link off the hook at once.
 pub(super) fn unpin(pin: &Path) -> io::Result<()> {
     // A link of a device that is gone is off already.
-    let _ = detach_pinned_link(pin);
-    fs::remove_file(pin)
+    if detach_pinned_link(pin).is_ok() {
+        steps::done(Step::Unhooked);
+    }
+    fs::remove_file(pin)?;
+    steps::done(Step::Unpinned);
+    Ok(())
 }
 
 fn is_missing(error: &LinkError) -> bool {
@@ -143,6 +151,7 @@ fn tcx(
                     // The link stays by its pin; kept open, it would outlive it.
                     drop(program.take_link(id)?);
                     if on_interface(pin, link.index) && runs(program, link, direction) {
+                        steps::done(Step::Classifier);
                         return Ok(());
                     }
                     // Its device is in another network namespace, and this one has
@@ -162,12 +171,14 @@ fn tcx(
         TcAttachOptions::TcxOrder(LinkOrder::default()),
     )?;
     let attached: FdLink = program.take_link(id)?.try_into()?;
+    steps::done(Step::Linked);
     attached.pin(pin)?;
     // It was found by its name.
     if !on_interface(pin, link.index) {
         unpin(pin)?;
         bail!("{} is another interface now", link.name);
     }
+    steps::done(Step::Classifier);
     Ok(())
 }
 
@@ -193,16 +204,23 @@ fn clsact(
     direction: TcAttachType,
     netns_cookie: u64,
 ) -> Result<()> {
-    match tc::qdisc_add_clsact(&link.name) {
-        Ok(()) => {
-            let mark = clsact_mark(link.index, netns_cookie);
-            if let Some(parent) = mark.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            File::create(mark)?;
+    // The mark comes first: a crash in between must not leave a qdisc that nobody
+    // knows to be ours.
+    if !has_clsact(link.index)? {
+        let mark = clsact_mark(link.index, netns_cookie);
+        if let Some(parent) = mark.parent() {
+            fs::create_dir_all(parent)?;
         }
-        Err(error) if already_there(&error) => {}
-        Err(error) => return Err(error).context("adding the clsact qdisc"),
+        File::create(&mark)?;
+        steps::done(Step::QdiscMarked);
+        if let Err(error) = tc::qdisc_add_clsact(&link.name) {
+            fs::remove_file(&mark)?;
+            // Another's, of just now.
+            if !already_there(&error) {
+                return Err(error).context("adding the clsact qdisc");
+            }
+        }
+        steps::done(Step::Qdisc);
     }
     let options = NlOptions {
         priority: FILTER_PRIORITY,
@@ -227,6 +245,7 @@ fn clsact(
         };
     // Dropping the link would take the filter away; it is to outlive us.
     std::mem::forget(program.take_link(id)?);
+    steps::done(Step::Classifier);
     Ok(())
 }
 
@@ -270,6 +289,7 @@ pub fn shield(
             && let Ok(id) = program.attach_to_link(FdLink::from(old).try_into()?)
         {
             drop(program.take_link(id)?);
+            steps::done(Step::Shield);
             return Ok(Some(name));
         }
         unpin(&pin)?;
@@ -277,7 +297,9 @@ pub fn shield(
     match program.attach(&link.name, mode) {
         Ok(id) => {
             let link: FdLink = program.take_link(id)?.try_into()?;
+            steps::done(Step::Linked);
             link.pin(&pin)?;
+            steps::done(Step::Shield);
             Ok(Some(name))
         }
         Err(error) if policy == Policy::Auto => {
@@ -298,12 +320,15 @@ pub fn shield(
 /// # Errors
 /// When the kernel refuses.
 pub fn sock_ops(ebpf: &mut Ebpf, pins: &Path, cgroup: &Path) -> Result<()> {
-    let pin = pins.join("link_sock_ops");
+    let pin = pins.join(SOCK_OPS_PIN);
     let program: &mut SockOps = program(ebpf, names::SOCK_OPS)?;
     {
         use std::os::fd::AsFd;
         match update_pinned_link(&pin, program.fd()?.as_fd()) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                steps::done(Step::SockOps);
+                return Ok(());
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 tracing::warn!("the old sock_ops link cannot be updated ({error}): attaching anew");
@@ -316,7 +341,9 @@ pub fn sock_ops(ebpf: &mut Ebpf, pins: &Path, cgroup: &Path) -> Result<()> {
         .attach(root, CgroupAttachMode::Single)
         .with_context(|| format!("attaching sock_ops to the cgroup {}", cgroup.display()))?;
     let link: FdLink = program.take_link(id)?.try_into()?;
+    steps::done(Step::Linked);
     link.pin(&pin).context("pinning the sock_ops link")?;
+    steps::done(Step::SockOps);
     Ok(())
 }
 
@@ -361,6 +388,7 @@ pub fn remove(pins: &Path, link: &Link, here: bool, netns_cookie: u64) -> Vec<St
                 _ if remove_clsact(index).is_ok() => gone.push(format!("clsact qdisc on {name}")),
                 _ => {}
             }
+            steps::done(Step::QdiscGone);
         }
         remove_mark(&mark);
     }

@@ -2,6 +2,7 @@
 
 use super::ebpf::EbpfKernel;
 use super::sockets::{self, Ask, OpenSocket};
+use super::sys::ktime;
 use super::visits;
 use anyhow::Result;
 use shaper_common::class::Settings;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 /// An announced close may be missed, where another program takes the socket's
 /// callbacks: a flow that is silent so long, in ns, is looked for too.
 const SILENT: u64 = 60_000_000_000;
+/// A flow is young so long, in ns.
+const YOUNG: u64 = 1_000_000_000;
 /// How often silent flows are looked for.
 const SILENT_EVERY: Duration = Duration::from_secs(60);
 /// Counting anew is repeated while connections come and go in between.
@@ -24,9 +27,20 @@ impl EbpfKernel {
     /// Begins to track connections that were open before us, and brings them
     /// under backpressure where the kernel allows it.
     pub(super) fn adopt(&mut self) -> Result<usize> {
-        let known: HashSet<FlowKey> = self.maps.tcp_flows()?.into_iter().map(|(k, _)| k).collect();
+        let flows = self.maps.tcp_flows()?;
+        let known: HashSet<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
+        let sockets = sockets::open(self.watches(), Ask::Scale)?;
+        // Closed while nothing watched. One that has just been opened may not be
+        // in the list yet.
+        let open: HashSet<FlowKey> = sockets.iter().map(|socket| socket.key).collect();
+        let old = ktime().saturating_sub(YOUNG);
+        for (key, flow) in &flows {
+            if !open.contains(key) && flow.created < old {
+                self.control(op::CLOSE, *key, 0)?;
+            }
+        }
         let mut adopted = HashSet::new();
-        for socket in sockets::open(self.watches(), Ask::Scale)? {
+        for socket in sockets {
             if self.learn(&socket)? && !known.contains(&socket.key) {
                 adopted.insert(socket.key);
             }

@@ -2,7 +2,8 @@
 
 use super::ebpf::object;
 use super::maps::{self, Maps};
-use super::{attach, netlink, place, sweep, sys, visits};
+use super::{attach, migrate, netlink, place, sweep, sys, visits};
+use crate::steps::{self, Step};
 use anyhow::{Context, Result, anyhow, bail};
 use aya::programs::Iter;
 use shaper_common::flow::FLOW_PACED;
@@ -38,8 +39,12 @@ pub(super) fn remove_all(pins: &Path, netns_cookie: u64) -> Vec<String> {
             tracing::warn!("open connections keep their pacing rate until they close: {error:#}")
         }
     }
+    steps::done(Step::Released);
     let links = netlink::links().unwrap_or_default();
     gone.extend(sweep::sweep(pins, &links, &[], netns_cookie));
+    if let Err(error) = migrate::discard(pins) {
+        tracing::warn!("{error:#}");
+    }
     let mut objects = 0;
     for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
         objects += usize::from(attach::unpin(&entry.path()).is_ok());
@@ -48,6 +53,7 @@ pub(super) fn remove_all(pins: &Path, netns_cookie: u64) -> Vec<String> {
         gone.push(format!("{objects} pinned maps and links"));
     }
     let _ = fs::remove_dir(pins);
+    steps::done(Step::DirectoryGone);
     if let Some(parent) = pins.parent() {
         // Stays while another network namespace has pins there.
         let _ = fs::remove_dir(parent);
@@ -62,10 +68,17 @@ pub(super) fn remove_all(pins: &Path, netns_cookie: u64) -> Vec<String> {
 /// so none is paced again after it was visited: a program that runs for a socket
 /// meanwhile holds its lock, and the visit comes after it.
 fn release(pins: &Path) -> Result<usize> {
-    if !pins.join(names::FLOWS).exists() || !maps::foreign(pins)?.is_empty() {
+    if !pins.join(names::FLOWS).exists() {
         return Ok(0);
     }
-    let mut ebpf = object(pins, false)?;
+    // Its programs may be those of a migration that was interrupted: the policy's
+    // maps are the same.
+    let path = |name: &str| pins.join(name);
+    let tables = maps::pinned_tables(path)?;
+    if !maps::misfits(path, &tables)?.is_empty() {
+        return Ok(0);
+    }
+    let mut ebpf = object(path, &tables, false)?;
     let mut maps = Maps::new(&mut ebpf)?;
     maps.stop()?;
     let paced = |maps: &Maps| -> Result<usize> {

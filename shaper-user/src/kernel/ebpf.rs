@@ -5,11 +5,13 @@ pub use super::detach::detach;
 use super::detach::{Fresh, remove_all};
 use super::interfaces::{Attached, Interfaces};
 use super::maps::{self, Maps};
+use super::migrate::{self, Found, Migration};
 use super::support::Support;
 use super::updates::WindowUpdates;
 use super::{FlowLimit, Kernel, Sample, place, sockets, sys, visits};
 use crate::model;
-use crate::policy::{Compiled, RateLimit};
+use crate::policy::{Compiled, RateLimit, Tables};
+use crate::steps::{self, Step};
 use anyhow::{Context, Result, bail};
 use aya::programs::{SchedClassifier, SockOps, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
@@ -42,6 +44,8 @@ pub struct Options {
     pub tc_hook: TcHook,
     /// Whether the programs log each connection, at debug level.
     pub log_connections: bool,
+    /// How much the tables hold.
+    pub tables: Tables,
 }
 
 /// Programs and maps of this network namespace.
@@ -58,7 +62,15 @@ pub struct EbpfKernel {
     pub(super) applied: Option<Compiled>,
     pub(super) interfaces: Interfaces,
     pub(super) next_reap: Instant,
+    /// To tables that fit, until the first policy is in force.
+    migration: Option<Migration>,
+    /// Whether the socket program is attached.
+    hooked: bool,
+    /// What an interrupted start or detach left: counted anew once.
+    interrupted: bool,
     warnings: Vec<String>,
+    /// Why the tables still have another size than the policy says.
+    not_resized: Option<String>,
     /// The last field: what it removes, the others hold open.
     fresh: Fresh,
 }
@@ -67,28 +79,40 @@ pub struct EbpfKernel {
 ///
 /// # Errors
 /// What is missing (rights, BTF, kernel features), and what would fix it.
-pub fn open(options: Options) -> Result<EbpfKernel> {
+pub fn open(mut options: Options) -> Result<EbpfKernel> {
     place::check_privileges()?;
     let netns_cookie = sys::netns_cookie()?;
     let mut pins = place::pins(&place::bpffs()?, netns_cookie);
     let mut warnings = Vec::new();
-    let foreign = maps::foreign(&pins)?;
-    if !foreign.is_empty() {
-        let warning = format!(
-            "another version left maps of another layout ({}): started over, counters and debts of before are lost",
-            foreign.join(", ")
-        );
-        tracing::warn!("{warning}");
-        warnings.push(warning);
-        remove_all(&pins, netns_cookie);
-        // The mount may have gone with them.
-        pins = place::pins(&place::bpffs()?, netns_cookie);
+    let mut migration = None;
+    match migrate::inspect(&pins, &mut options.tables)? {
+        Found::Fits => {}
+        Found::Moves(found) => migration = Some(found),
+        Found::Unreadable(why) => {
+            let warning = format!("{why}: starting over, counters and debts of before are lost");
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+            remove_all(&pins, netns_cookie);
+            // The mount may have gone with them.
+            pins = place::pins(&place::bpffs()?, netns_cookie);
+        }
     }
     let interfaces = Interfaces::open()?;
     let fresh = Fresh::new(&pins, netns_cookie);
+    let interrupted = migration.is_some() || is_interrupted(&pins);
     fs::create_dir_all(&pins).with_context(|| format!("making {}", pins.display()))?;
+    steps::done(Step::Directory);
+    if migration.is_none() {
+        migrate::write_version(&pins)?;
+        steps::done(Step::Version);
+    }
+    let path = |name: &str| match &migration {
+        Some(migration) => migration.path(name),
+        None => pins.join(name),
+    };
     let mut support = Support::default();
-    let mut ebpf = load(&pins, &options, &mut support)?;
+    let mut ebpf = load(path, &options, &mut support)?;
+    steps::done(Step::Loaded);
     let logger = if options.log_connections {
         Some(EbpfLogger::init(&mut ebpf).context("opening the log of the kernel programs")?)
     } else {
@@ -106,7 +130,6 @@ pub fn open(options: Options) -> Result<EbpfKernel> {
         .ok();
     support.refused.0 = maps.stat(Stat::PacingRefused)?;
     let generation = maps.generation()?;
-    attach::sock_ops(&mut ebpf, &pins, &place::cgroup2()?)?;
     Ok(EbpfKernel {
         ebpf,
         maps,
@@ -120,16 +143,32 @@ pub fn open(options: Options) -> Result<EbpfKernel> {
         applied: None,
         interfaces,
         next_reap: Instant::now(),
+        migration,
+        hooked: false,
+        interrupted,
         warnings,
+        not_resized: None,
         fresh,
     })
 }
 
-/// The object with its maps, pinned; no program is loaded yet.
-pub(super) fn object(pins: &Path, log_connections: bool) -> Result<Ebpf> {
+/// Whether pins are there, and not all that belongs together: flows may have
+/// ended while nothing watched.
+fn is_interrupted(pins: &Path) -> bool {
+    let there = |name: &&str| pins.join(name).exists();
+    let maps = names::PINNED_MAPS.iter().filter(|name| there(name)).count();
+    maps > 0 && (maps < names::PINNED_MAPS.len() || !there(&attach::SOCK_OPS_PIN))
+}
+
+/// The object with its maps, pinned at their paths; no program is loaded yet.
+pub(super) fn object(
+    path: impl Fn(&str) -> PathBuf,
+    tables: &Tables,
+    log_connections: bool,
+) -> Result<Ebpf> {
     let paths: Vec<_> = names::PINNED_MAPS
         .iter()
-        .map(|name| (*name, pins.join(name)))
+        .map(|name| (*name, path(name)))
         .collect();
     let level: u8 = if log_connections { 4 } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -137,16 +176,19 @@ pub(super) fn object(pins: &Path, log_connections: bool) -> Result<Ebpf> {
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }
+    for (name, entries) in tables.by_name() {
+        loader.map_max_entries(name, entries);
+    }
     loader.load(OBJECT).with_context(|| {
         format!(
             "loading the kernel object; it needs kernel 5.15 or later with CONFIG_BPF_SYSCALL (uname -r), and bpffs for its pins at {}",
-            pins.display()
+            path("").display()
         )
     })
 }
 
-fn load(pins: &Path, options: &Options, support: &mut Support) -> Result<Ebpf> {
-    let mut ebpf = object(pins, options.log_connections)?;
+fn load(path: impl Fn(&str) -> PathBuf, options: &Options, support: &mut Support) -> Result<Ebpf> {
+    let mut ebpf = object(path, &options.tables, options.log_connections)?;
     for (name, program) in ebpf.programs_mut() {
         let name = name.to_owned();
         match program {
@@ -186,7 +228,7 @@ impl EbpfKernel {
         })
     }
 
-    fn request(&self, request: &Control) -> Result<bool> {
+    pub(super) fn request(&self, request: &Control) -> Result<bool> {
         let program: &SchedClassifier = self
             .ebpf
             .program(names::CONTROL)
@@ -198,6 +240,117 @@ impl EbpfKernel {
             .test_run(options)
             .context("running the control program")?;
         Ok(result.return_value == DONE)
+    }
+
+    /// Puts a policy in force with the tables as they are.
+    fn put_in_force(&mut self, compiled: &Compiled) -> Result<()> {
+        let choice = self.resolve(compiled)?;
+        let before = self.maps.settings()?;
+        if let Some(migration) = &mut self.migration {
+            migration.copy(&mut self.maps)?;
+            if migration.moves_policy() {
+                self.maps.write(compiled, self.netns_cookie)?;
+            }
+        }
+        let (attached, generation) = self.attach_all(&choice.links, compiled, |kernel| {
+            kernel.hook_sockets()?;
+            kernel.maps.write(compiled, kernel.netns_cookie)
+        })?;
+        self.generation = generation;
+        if let Some(updates) = &self.updates {
+            // Who waits by the old limit need not by the new one.
+            updates.hurry();
+        }
+        self.fresh.keep();
+        self.settle(&choice, attached, &compiled.interfaces);
+        let ports_changed = self
+            .applied
+            .as_ref()
+            .is_none_or(|c| c.ports != compiled.ports);
+        let masks_changed = before.is_some_and(|b| {
+            (b.mask_v4, b.mask_v6) != (compiled.settings.mask_v4, compiled.settings.mask_v6)
+        });
+        self.applied = Some(compiled.clone());
+        if let Some(migration) = self.migration.take()
+            && let Err(error) = migration.finish(self)
+        {
+            let warning = format!("counters of before come back with the next start: {error:#}");
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
+        }
+        // The policy is in force: what follows completes the picture of
+        // connections, and must not undo it.
+        let mut complete = || -> Result<()> {
+            if ports_changed {
+                self.drop_unwatched()?;
+                let adopted = self.adopt()?;
+                if adopted > 0 {
+                    tracing::info!("adopted {adopted} open connections");
+                }
+                steps::done(Step::Adopted);
+            }
+            if masks_changed || std::mem::take(&mut self.interrupted) {
+                self.recount(&compiled.settings)?;
+                steps::done(Step::Recounted);
+            }
+            Ok(())
+        };
+        if let Err(error) = complete() {
+            let warning = format!("open connections are not all tracked: {error:#}");
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
+        }
+        Ok(())
+    }
+
+    /// Attaches the program that sees sockets open and close, once.
+    fn hook_sockets(&mut self) -> Result<()> {
+        if !self.hooked {
+            attach::sock_ops(&mut self.ebpf, &self.pins, &place::cgroup2()?)?;
+            self.hooked = true;
+        }
+        Ok(())
+    }
+
+    /// Moves to tables of the policy's sizes, by the way of a start: programs of
+    /// new tables take the place of these. On a failure these stay.
+    fn resize(&mut self, compiled: &Compiled) -> Result<()> {
+        let options = Options {
+            tables: compiled.tables,
+            ..self.options.clone()
+        };
+        // Its ring has one reader at a time.
+        let updating = self.updates.take().is_some();
+        let moved = open(options).and_then(|mut new| {
+            // Its events are waited for by their descriptor.
+            std::mem::swap(&mut new.interfaces, &mut self.interfaces);
+            new.warnings.clone_from(&self.warnings);
+            match new.put_in_force(compiled) {
+                Ok(()) => Ok(new),
+                Err(error) => {
+                    std::mem::swap(&mut new.interfaces, &mut self.interfaces);
+                    Err(error)
+                }
+            }
+        });
+        match moved {
+            Ok(new) => {
+                *self = new;
+                Ok(())
+            }
+            Err(error) => {
+                if updating {
+                    self.updates = maps::pinned_updates(&self.pins)
+                        .and_then(WindowUpdates::start)
+                        .ok();
+                }
+                self.hooked = false;
+                // The hooks are theirs again, as far as they were not.
+                self.put_in_force(compiled)?;
+                migrate::discard(&self.pins)?;
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn watches(&self) -> impl Fn(u16) -> bool + use<> {
@@ -229,45 +382,14 @@ impl Kernel for EbpfKernel {
     }
 
     fn apply(&mut self, compiled: &Compiled) -> Result<()> {
-        let choice = self.resolve(compiled)?;
-        let before = self.maps.settings()?;
-        let (attached, generation) = self.attach_all(&choice.links, compiled, |kernel| {
-            kernel.maps.write(compiled, kernel.netns_cookie)
-        })?;
-        self.generation = generation;
-        if let Some(updates) = &self.updates {
-            // Who waits by the old limit need not by the new one.
-            updates.hurry();
-        }
-        self.fresh.keep();
-        self.settle(&choice, attached, &compiled.interfaces);
-        let ports_changed = self
-            .applied
-            .as_ref()
-            .is_none_or(|c| c.ports != compiled.ports);
-        let masks_changed = before.is_some_and(|b| {
-            (b.mask_v4, b.mask_v6) != (compiled.settings.mask_v4, compiled.settings.mask_v6)
-        });
-        self.applied = Some(compiled.clone());
-        // The policy is in force: what follows completes the picture of
-        // connections, and must not undo it.
-        let mut complete = || -> Result<()> {
-            if masks_changed {
-                self.recount(&compiled.settings)?;
-            }
-            if ports_changed {
-                self.drop_unwatched()?;
-                let adopted = self.adopt()?;
-                if adopted > 0 {
-                    tracing::info!("adopted {adopted} open connections");
-                }
-            }
-            Ok(())
-        };
-        if let Err(error) = complete() {
-            let warning = format!("open connections are not all tracked: {error:#}");
+        self.put_in_force(compiled)?;
+        self.not_resized = None;
+        if compiled.tables != self.options.tables
+            && let Err(error) = self.resize(compiled)
+        {
+            let warning = format!("the tables keep their size until the next start: {error:#}");
             tracing::warn!("{warning}");
-            self.warnings.push(warning);
+            self.not_resized = Some(warning);
         }
         Ok(())
     }
@@ -320,6 +442,7 @@ impl Kernel for EbpfKernel {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         warnings.extend_from_slice(&self.interfaces.warnings);
+        warnings.extend(self.not_resized.clone());
         warnings
     }
 

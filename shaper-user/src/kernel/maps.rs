@@ -2,7 +2,8 @@
 
 use super::Sample;
 use super::sys::{ktime, read_map};
-use crate::policy::Compiled;
+use crate::policy::{Compiled, Tables};
+use crate::steps::{self, Step};
 use anyhow::{Context, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, RingBuf};
@@ -15,7 +16,7 @@ use shaper_common::names;
 use shaper_common::stats::{STATS_LEN, Stat};
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The maps that the daemon reads and writes.
 pub struct Maps {
@@ -52,6 +53,15 @@ fn data(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
 /// When the object has none.
 pub fn window_updates(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>> {
     Ok(take(ebpf, names::WINDOW_UPDATES)?.try_into()?)
+}
+
+/// The same, where it is pinned.
+///
+/// # Errors
+/// When it is not there.
+pub fn pinned_updates(pins: &Path) -> Result<RingBuf<MapData>> {
+    let map = MapData::from_pin(pins.join(names::WINDOW_UPDATES))?;
+    Ok(Map::RingBuf(map).try_into()?)
 }
 
 impl Maps {
@@ -109,7 +119,10 @@ impl Maps {
     pub fn write(&mut self, compiled: &Compiled, netns_cookie: u64) -> Result<u32> {
         let old = self.generation()?;
         // 0 says that there is no policy yet.
-        let new = old.checked_add(1).unwrap_or(2);
+        let new = match old {
+            0 => self.unused_generation()?,
+            _ => old.checked_add(1).unwrap_or(2),
+        };
         if compiled.classes.len() > MAX_CLASSES as usize {
             bail!(
                 "{} classes are more than the {MAX_CLASSES} there is room for",
@@ -124,6 +137,7 @@ impl Maps {
                 .set(index, named.class, 0)
                 .context("writing the classes")?;
         }
+        steps::done(Step::Classes);
         let mut words = vec![0_u64; PORT_WORDS as usize];
         for port in &compiled.ports {
             let (word, bit) = port_bit(0, *port);
@@ -150,14 +164,51 @@ impl Maps {
                 .insert(&Key::new(GENERATION_BITS + bits, key), class, 0)
                 .context("writing the rules: is the table of prefixes full?")?;
         }
+        steps::done(Step::Rules);
         self.generation
             .set(0, new, 0)
             .context("switching to the new policy")?;
+        steps::done(Step::InForce);
         // The switch is made: what stays now goes with the next one.
         if let Err(error) = self.remove_rules(|generation| generation != new) {
             tracing::warn!("{error:#}");
         }
+        steps::done(Step::OldRules);
         Ok(new)
+    }
+
+    /// A generation that no client remembers a class of: a `detach` that was
+    /// interrupted may have left them without a policy.
+    fn unused_generation(&self) -> Result<u32> {
+        let clients = [&self.clients, &self.udp_clients];
+        let mut newest = 0;
+        for map in clients {
+            for (_, client) in read_map::<ClientKey, Client>(map.fd().as_fd())? {
+                newest = newest.max(client.generation);
+            }
+        }
+        Ok(newest.checked_add(1).unwrap_or(2))
+    }
+
+    /// Goes on from the generation of another table of policies.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(super) fn continue_from(&mut self, generation: u32) -> Result<()> {
+        self.generation
+            .set(0, generation, 0)
+            .context("writing the policy generation")
+    }
+
+    /// The table of this name, of those that grow with traffic.
+    pub(super) fn table(&self, name: &str) -> Option<&MapData> {
+        match name {
+            names::FLOWS => Some(&self.flows),
+            names::UDP_FLOWS => Some(&self.udp_flows),
+            names::CLIENTS => Some(&self.clients),
+            names::UDP_CLIENTS => Some(&self.udp_clients),
+            _ => None,
+        }
     }
 
     /// Puts no policy in force: the programs watch no port from now on.
@@ -278,33 +329,72 @@ impl Maps {
     }
 }
 
-/// Compares a pinned map with what this build expects: aya takes any map that
-/// it finds at the path.
-fn fits<K: Pod, V: Pod>(info: &MapInfo, max_entries: u32) -> bool {
-    info.key_size() as usize == size_of::<K>()
-        && info.value_size() as usize == size_of::<V>()
-        && info.max_entries() == max_entries
+/// How a pinned map differs from what this build wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// Only in how much it holds.
+    Entries,
+    /// In its keys or values.
+    Layout,
 }
 
-/// Names of the pinned maps below `pins` that another version made, with
-/// another layout or size.
+/// Compares a pinned map with what this build expects: aya takes any map that
+/// it finds at the path.
+fn fits<K: Pod, V: Pod>(info: &MapInfo, max_entries: u32) -> Option<Misfit> {
+    if info.key_size() as usize != size_of::<K>() || info.value_size() as usize != size_of::<V>() {
+        return Some(Misfit::Layout);
+    }
+    holds(info, max_entries)
+}
+
+fn holds(info: &MapInfo, max_entries: u32) -> Option<Misfit> {
+    (info.max_entries() != max_entries).then_some(Misfit::Entries)
+}
+
+/// What the pinned tables hold; the default where there is none.
 ///
 /// # Errors
 /// When a pin cannot be opened.
-pub fn foreign(pins: &Path) -> Result<Vec<&'static str>> {
-    let mut foreign = Vec::new();
+pub fn pinned_tables(path: impl Fn(&str) -> PathBuf) -> Result<Tables> {
+    let mut tables = Tables::default();
+    for (name, entries) in [
+        (names::FLOWS, &mut tables.flows),
+        (names::UDP_FLOWS, &mut tables.udp_flows),
+        (names::CLIENTS, &mut tables.clients),
+        (names::UDP_CLIENTS, &mut tables.udp_clients),
+    ] {
+        let path = path(name);
+        if fs::exists(&path)? {
+            let info = MapInfo::from_pin(&path)
+                .with_context(|| format!("opening the pinned map {}", path.display()))?;
+            *entries = info.max_entries();
+        }
+    }
+    Ok(tables)
+}
+
+/// The pinned maps that are not what this build wants: those of another version,
+/// and tables of another size. `path` says where each is.
+///
+/// # Errors
+/// When a pin cannot be opened.
+pub fn misfits(
+    path: impl Fn(&str) -> PathBuf,
+    tables: &Tables,
+) -> Result<Vec<(&'static str, Misfit)>> {
+    let mut misfits = Vec::new();
     for name in names::PINNED_MAPS {
-        let path = pins.join(name);
+        let path = path(name);
         if !fs::exists(&path)? {
             continue;
         }
         let info = MapInfo::from_pin(&path)
             .with_context(|| format!("opening the pinned map {}", path.display()))?;
-        let right = match name {
-            names::FLOWS => fits::<FlowKey, Flow>(&info, names::MAX_FLOWS),
-            names::UDP_FLOWS => fits::<FlowKey, Flow>(&info, names::MAX_UDP_FLOWS),
-            names::CLIENTS => fits::<ClientKey, Client>(&info, names::MAX_CLIENTS),
-            names::UDP_CLIENTS => fits::<ClientKey, Client>(&info, names::MAX_UDP_CLIENTS),
+        let misfit = match name {
+            names::FLOWS => fits::<FlowKey, Flow>(&info, tables.flows),
+            names::UDP_FLOWS => fits::<FlowKey, Flow>(&info, tables.udp_flows),
+            names::CLIENTS => fits::<ClientKey, Client>(&info, tables.clients),
+            names::UDP_CLIENTS => fits::<ClientKey, Client>(&info, tables.udp_clients),
             names::HANDSHAKES => {
                 fits::<FlowKey, shaper_common::flow::Handshake>(&info, names::MAX_HANDSHAKES)
             }
@@ -316,13 +406,11 @@ pub fn foreign(pins: &Path) -> Result<Vec<&'static str>> {
             names::INTERFACES => fits::<u32, u32>(&info, names::MAX_INTERFACES),
             names::STATS => fits::<u32, u64>(&info, u32::try_from(STATS_LEN)?),
             names::EVENT_GATE => fits::<u32, u64>(&info, 1),
-            names::RULES => info.max_entries() == names::MAX_RULES,
-            names::WINDOW_UPDATES => info.max_entries() == names::UPDATE_RING_BYTES,
-            _ => info.max_entries() == names::EVENT_RING_BYTES,
+            names::RULES => holds(&info, names::MAX_RULES),
+            names::WINDOW_UPDATES => holds(&info, names::UPDATE_RING_BYTES),
+            _ => holds(&info, names::EVENT_RING_BYTES),
         };
-        if !right {
-            foreign.push(name);
-        }
+        misfits.extend(misfit.map(|misfit| (name, misfit)));
     }
-    Ok(foreign)
+    Ok(misfits)
 }

@@ -9,6 +9,7 @@ pub mod ebpf;
 mod interfaces;
 mod links;
 pub mod maps;
+mod migrate;
 pub mod netlink;
 pub mod place;
 pub mod sockets;

@@ -192,6 +192,26 @@ pub fn clsact_in_use(index: u32) -> io::Result<bool> {
     Ok(used)
 }
 
+/// Whether an interface has a clsact qdisc, anybody's.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn has_clsact(index: u32) -> io::Result<bool> {
+    let mut found = false;
+    request(
+        NETLINK_ROUTE,
+        RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()),
+        NLM_F_DUMP,
+        |answer| {
+            if let RouteNetlinkMessage::NewQueueDiscipline(message) = answer {
+                found |= message.header.index == index.cast_signed()
+                    && message.header.parent == TcHandle::CLSACT;
+            }
+        },
+    )?;
+    Ok(found)
+}
+
 /// Removes the clsact qdisc of an interface.
 ///
 /// # Errors

@@ -11,9 +11,11 @@ use std::path::Path;
 
 /// Command numbers of bpf(2), `enum bpf_cmd` in `linux/bpf.h`.
 mod command {
+    pub(super) const MAP_UPDATE_ELEM: libc::c_long = 2;
     pub(super) const OBJ_GET: libc::c_long = 7;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
     pub(super) const MAP_LOOKUP_BATCH: libc::c_long = 24;
+    pub(super) const MAP_UPDATE_BATCH: libc::c_long = 26;
     pub(super) const LINK_UPDATE: libc::c_long = 29;
     pub(super) const LINK_DETACH: libc::c_long = 34;
 }
@@ -31,6 +33,19 @@ struct BatchAttr {
     count: u32,
     map_fd: u32,
     elem_flags: u64,
+    flags: u64,
+}
+
+/// Of `BPF_MAP_UPDATE_ELEM`; only where the key is not there yet.
+const BPF_NOEXIST: u64 = 1;
+
+#[repr(C)]
+#[derive(Default)]
+struct ElemAttr {
+    map_fd: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
     flags: u64,
 }
 
@@ -104,10 +119,34 @@ pub unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_
 /// # Errors
 /// What the kernel says, but for the end of the map.
 pub fn read_map<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> Result<Vec<(K, V)>> {
-    let mut entries = Vec::new();
+    let (keys, values) = read_raw(map, size_of::<K>(), size_of::<V>())?;
+    let keys = keys.chunks_exact(size_of::<K>());
+    let values = values.chunks_exact(size_of::<V>());
+    Ok(keys
+        .zip(values)
+        .map(|(key, value)| {
+            (
+                bytemuck::pod_read_unaligned(key),
+                bytemuck::pod_read_unaligned(value),
+            )
+        })
+        .collect())
+}
+
+/// [`read_map`], for keys and values of sizes that are known from the map: all
+/// keys, all values.
+///
+/// # Errors
+/// What the kernel says, but for the end of the map.
+pub fn read_raw(
+    map: BorrowedFd<'_>,
+    key_size: usize,
+    value_size: usize,
+) -> Result<(Vec<u8>, Vec<u8>)> {
+    let (mut all_keys, mut all_values) = (Vec::new(), Vec::new());
     let mut chunk = CHUNK;
-    let mut keys = vec![K::zeroed(); chunk];
-    let mut values = vec![V::zeroed(); chunk];
+    let mut keys = vec![0_u8; chunk * key_size];
+    let mut values = vec![0_u8; chunk * value_size];
     // The kernel's cursor: a bucket number for hash maps, of 4 bytes.
     let (mut cursor, mut next) = (0_u32, 0_u32);
     let mut first = true;
@@ -121,7 +160,8 @@ pub fn read_map<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> Result<Vec<(K, V)>> {
             map_fd: u32::try_from(map.as_raw_fd()).context("map descriptor")?,
             ..BatchAttr::default()
         };
-        // SAFETY: `keys` and `values` have room for `count` entries.
+        // SAFETY: `keys` and `values` have room for `count` entries of the
+        // sizes that the caller read from the map.
         let result = unsafe { bpf(command::MAP_LOOKUP_BATCH, &mut attr) };
         let error = result.err();
         match error.as_ref().and_then(io::Error::raw_os_error) {
@@ -130,8 +170,8 @@ pub fn read_map<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> Result<Vec<(K, V)>> {
             // A bucket with more entries than a chunk has room for.
             Some(libc::ENOSPC) if chunk < 1 << 20 => {
                 chunk *= 2;
-                keys.resize(chunk, K::zeroed());
-                values.resize(chunk, V::zeroed());
+                keys.resize(chunk * key_size, 0);
+                values.resize(chunk * value_size, 0);
                 continue;
             }
             Some(_) => {
@@ -143,17 +183,66 @@ pub fn read_map<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> Result<Vec<(K, V)>> {
         if count > chunk {
             bail!("the kernel returned {count} entries for a chunk of {chunk}");
         }
-        entries.extend(
-            keys[..count]
-                .iter()
-                .copied()
-                .zip(values[..count].iter().copied()),
-        );
+        all_keys.extend_from_slice(&keys[..count * key_size]);
+        all_values.extend_from_slice(&values[..count * value_size]);
         if error.is_some() {
-            return Ok(entries);
+            return Ok((all_keys, all_values));
         }
         first = false;
         cursor = next;
+    }
+}
+
+/// Puts entries into a map by `BPF_MAP_UPDATE_BATCH` (kernel 5.6). They must be
+/// of the map's types, which is what `K` and `V` are for.
+///
+/// # Errors
+/// What the kernel says: `E2BIG` where the map is full.
+pub fn write_map<K: Pod, V: Pod>(map: BorrowedFd<'_>, entries: &[(K, V)]) -> io::Result<()> {
+    for chunk in entries.chunks(CHUNK) {
+        let keys: Vec<K> = chunk.iter().map(|(key, _)| *key).collect();
+        let values: Vec<V> = chunk.iter().map(|(_, value)| *value).collect();
+        let mut attr = BatchAttr {
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: u32::try_from(chunk.len()).unwrap_or(u32::MAX),
+            map_fd: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
+            ..BatchAttr::default()
+        };
+        // SAFETY: `count` keys and values of the map's sizes.
+        unsafe { bpf(command::MAP_UPDATE_BATCH, &mut attr) }?;
+    }
+    Ok(())
+}
+
+/// Puts one entry into a map unless the key is there; whether it was put.
+///
+/// # Errors
+/// What the kernel says: `E2BIG` where the map is full.
+pub fn insert_new<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<bool> {
+    let mut attr = ElemAttr {
+        map_fd: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
+        key: &raw const *key as u64,
+        value: &raw const *value as u64,
+        flags: BPF_NOEXIST,
+        ..ElemAttr::default()
+    };
+    // SAFETY: a key and a value of the map's sizes.
+    match unsafe { bpf(command::MAP_UPDATE_ELEM, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until every program that is running now has ended: the kernel's own
+/// grace period, which `membarrier` waits for.
+pub fn wait_for_programs() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: no pointers.
+    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+        // A kernel with nohz_full has none: no program runs for so long.
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }
 

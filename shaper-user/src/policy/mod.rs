@@ -13,6 +13,7 @@
 //! | [`place`] | limits by where HAProxy sends a connection |
 //! | `compile` | a [`Policy`] and the runtime overrides to a [`Compiled`] |
 //! | `lookup` | the longest prefix, as the kernel's trie finds it |
+//! | `tables` | how much the kernel's tables hold |
 //! | `report` | what `shaper check` prints |
 
 pub mod changes;
@@ -26,12 +27,14 @@ mod parse;
 pub mod place;
 mod report;
 mod section;
+mod tables;
 pub mod units;
 
 pub use compile::CompileError;
 pub use mistake::{LoadError, Mistake, PolicyErrors};
 pub use place::{PlaceRule, ServerLimit};
 pub use report::report;
+pub use tables::Tables;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -177,6 +180,8 @@ pub struct Policy {
     pub xdp: Xdp,
     /// What SIGTERM does to the limits.
     pub on_exit: OnExit,
+    /// How much the kernel's tables hold.
+    pub tables: Tables,
     /// Bits of an IPv4 address that name a client.
     pub ipv4_prefix: u8,
     /// Bits of an IPv6 address that name a client.
@@ -246,6 +251,8 @@ pub struct Compiled {
     pub xdp: Xdp,
     /// Watched ports, sorted.
     pub ports: Vec<u16>,
+    /// How much the kernel's tables hold.
+    pub tables: Tables,
     /// Masks and flags. The network namespace's cookie is filled in by the
     /// kernel side.
     pub settings: Settings,

@@ -10,7 +10,7 @@ use super::interface;
 use super::mistake::{Lines, LoadError, Mistakes, PolicyErrors};
 use super::section::{At, Int, Section};
 use super::units::Size;
-use super::{ConnectionRate, Haproxy, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
+use super::{ConnectionRate, Haproxy, Limits, Mode, OnExit, Policy, Rate, RateLimit, Tables, Xdp};
 use serde::de::DeserializeOwned;
 use shaper_common::names::MAX_INTERFACES;
 use std::collections::{BTreeMap, HashMap};
@@ -105,6 +105,7 @@ impl Policy {
             mode: Mode::Observe,
             xdp: Xdp::default(),
             on_exit: OnExit::default(),
+            tables: Tables::default(),
             ipv4_prefix: DEFAULT_IPV4_PREFIX,
             ipv6_prefix: DEFAULT_IPV6_PREFIX,
             default: Limits::default(),
@@ -135,6 +136,13 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
     let xdp = or_default(root.get("xdp", mistakes));
     let on_exit = or_default(root.get("on_exit", mistakes));
     let prefixes = client(&mut root, mistakes);
+    let mut tables = Tables::default();
+    if let Some((n, _)) = root.get::<u32>("max_flows", mistakes) {
+        tables.flows = n;
+    }
+    if let Some((n, _)) = root.get::<u32>("max_clients", mistakes) {
+        tables.clients = n;
+    }
     let default = root
         .table("default", "[default]", "the table [default]", mistakes)
         .map(|mut section| {
@@ -154,6 +162,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         mode,
         xdp,
         on_exit,
+        tables,
         ipv4_prefix: prefixes.ipv4,
         ipv6_prefix: prefixes.ipv6,
         default,

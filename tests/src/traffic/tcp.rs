@@ -14,6 +14,27 @@ use std::time::{Duration, Instant};
 
 const CHUNK: usize = 128 << 10;
 
+/// Has the kernel send at most so many bytes a second.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn pace(stream: &TcpStream, bytes_per_sec: u64) -> Result<()> {
+    // SAFETY: the value is read as an integer of the length given.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            (&raw const bytes_per_sec).cast(),
+            size_of::<u64>() as u32,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error()).context("SO_MAX_PACING_RATE");
+    }
+    Ok(())
+}
+
 /// Connects from an address inside a namespace. The peer may also be
 /// unreachable on purpose: `timeout` bounds the handshake.
 ///

@@ -41,7 +41,7 @@ fn transfer(lab: &Lab, client: IpAddr) -> Result<()> {
 }
 
 /// Sum of all clients and of what belonged to no flow, per direction.
-fn counted(shaper: &Shaper) -> Result<[Direction; 2]> {
+pub fn counted(shaper: &Shaper) -> Result<[Direction; 2]> {
     let clients = shaper.fresh_clients()?.clients;
     let counters = shaper.status()?.counters;
     let mut sums = ["upload", "download"].map(|direction| Direction {
@@ -123,14 +123,14 @@ fn interface(offloads: bool) -> Result<()> {
     Ok(())
 }
 
-const fn received(before: InterfaceCounters, after: InterfaceCounters) -> (u64, u64) {
+pub const fn received(before: InterfaceCounters, after: InterfaceCounters) -> (u64, u64) {
     (
         after.rx_bytes - before.rx_bytes,
         after.rx_packets - before.rx_packets,
     )
 }
 
-const fn sent(before: InterfaceCounters, after: InterfaceCounters) -> (u64, u64) {
+pub const fn sent(before: InterfaceCounters, after: InterfaceCounters) -> (u64, u64) {
     (
         after.tx_bytes - before.tx_bytes,
         after.tx_packets - before.tx_packets,

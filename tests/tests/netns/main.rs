@@ -10,6 +10,7 @@ mod connections;
 mod counting;
 mod interfaces;
 mod join;
+mod kill_points;
 mod letting_go;
 mod lifecycle;
 mod limits;
@@ -19,6 +20,7 @@ mod rude;
 mod runtime;
 mod shield;
 mod tools;
+mod upgrade;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -48,6 +50,8 @@ fn main() {
         connections::TESTS,
         lifecycle::TESTS,
         confined::TESTS,
+        kill_points::TESTS,
+        upgrade::TESTS,
     ]
     .into_iter()
     .flatten()
