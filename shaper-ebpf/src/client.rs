@@ -1,7 +1,7 @@
 //! Finding and making clients.
 
-use crate::atomic::{MapWord, update};
-use crate::maps::{CLIENTS, UDP_CLIENTS};
+use crate::atomic::{MapWord, clear_bits, fetch_add32, set_bits, update};
+use crate::maps::{CLIENTS, OVERFLOW, UDP_CLIENTS};
 use crate::policy::Policy;
 use crate::report::{count, event};
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -9,7 +9,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use shaper_common::bucket;
 use shaper_common::class::Class;
 use shaper_common::event::kind;
-use shaper_common::flow::{Client, Flow, UPLOAD};
+use shaper_common::flow::{CLIENT_SHARED, Client, FLOW_UNCOUNTED, FULL_CLIENTS, Flow, UPLOAD};
 use shaper_common::key::ClientKey;
 use shaper_common::share;
 use shaper_common::stats::Stat;
@@ -23,8 +23,44 @@ pub fn find(key: &ClientKey) -> Option<*mut Client> {
     }
 }
 
+/// The client that all those share which find no room.
+#[inline(always)]
+pub fn shared() -> Option<*mut Client> {
+    let shared = OVERFLOW.get_ptr_mut(0);
+    if shared.is_none() {
+        count(Stat::Internal, 1);
+    }
+    shared
+}
+
+/// The `CLIENT_*` and `FULL_*` bits of a client.
+#[inline(always)]
+pub fn flags(client: *const Client) -> u32 {
+    // SAFETY: a live map value, an aligned word.
+    unsafe { core::ptr::read_volatile(&raw const (*client).flags) }
+}
+
+/// A table had no room.
+#[inline(always)]
+pub fn mark_full(shared: *mut Client, table: u32) {
+    // SAFETY: a live map value, an aligned word.
+    unsafe { set_bits(&raw mut (*shared).flags, table | CLIENT_SHARED) };
+}
+
+/// A table has room again.
+#[inline(always)]
+pub fn mark_room(table: u32) {
+    if let Some(shared) = shared()
+        && flags(shared) & table != 0
+    {
+        // SAFETY: a live map value, an aligned word.
+        unsafe { clear_bits(&raw mut (*shared).flags, table) };
+    }
+}
+
 /// The client of a TCP flow, made where it is missing; `again` where the flow is
-/// older. What UDP already owed and counted comes along.
+/// older. What UDP already owed and counted comes along. Without room it is the
+/// shared one.
 #[inline(always)]
 pub fn of_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
     match CLIENTS.get_ptr_mut(key) {
@@ -36,6 +72,11 @@ pub fn of_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<
 /// A function of its own for the stack's sake.
 #[inline(never)]
 fn make_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
+    let shared = shared()?;
+    // Not for every packet: until one is forgotten there will be none.
+    if again && flags(shared) & FULL_CLIENTS != 0 {
+        return Some(shared);
+    }
     let mut fresh = match UDP_CLIENTS.get_ptr_mut(key) {
         // SAFETY: a live map value; the copy may tear between its words, which
         // are independent counters.
@@ -50,11 +91,40 @@ fn make_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*m
         let _ = UDP_CLIENTS.remove(key);
     }
     let client = CLIENTS.get_ptr_mut(key);
-    if client.is_none() {
-        count(Stat::ClientTableFull, 1);
-        event(now, &key.addr, kind::TABLE_FULL, UPLOAD);
+    if client.is_some() {
+        return client;
     }
-    client
+    mark_full(shared, FULL_CLIENTS);
+    count(Stat::ClientTableFull, 1);
+    event(now, &key.addr, kind::TABLE_FULL, UPLOAD);
+    Some(shared)
+}
+
+/// One connection more, or none where the client is the shared one: counted when
+/// its client finds room.
+#[inline(always)]
+pub fn count_connection(flow: *mut Flow, client: *mut Client) {
+    // SAFETY: both are live map values, the words aligned.
+    unsafe {
+        if flags(client) & CLIENT_SHARED != 0 {
+            set_bits(&raw mut (*flow).flags, FLOW_UNCOUNTED);
+        } else {
+            fetch_add32(&raw mut (*client).connections, 1);
+        }
+    }
+}
+
+/// The client of a flow had no room when it opened: counts the connection, if
+/// there is now. A function of its own for the stack's sake.
+#[inline(never)]
+pub fn count_late(flow: *mut Flow, client: *mut Client) {
+    // SAFETY: both are live map values, the words aligned.
+    unsafe {
+        if flags(client) & CLIENT_SHARED == 0 && clear_bits(&raw mut (*flow).flags, FLOW_UNCOUNTED)
+        {
+            fetch_add32(&raw mut (*client).connections, 1);
+        }
+    }
 }
 
 /// The client of a UDP flow, made in the bounded LRU where it is missing.
@@ -66,7 +136,7 @@ pub fn of_udp(policy: Policy, key: &ClientKey, now: u64) -> Option<*mut Client> 
     }
 }
 
-/// See [`make_tcp`].
+/// See [`make_tcp`]. The LRU always has room.
 #[inline(never)]
 fn make_udp(policy: Policy, key: &ClientKey, now: u64) -> Option<*mut Client> {
     let mut fresh = Client::default();
@@ -76,7 +146,7 @@ fn make_udp(policy: Policy, key: &ClientKey, now: u64) -> Option<*mut Client> {
 }
 
 #[inline(always)]
-fn prepare(client: &mut Client, policy: Policy, key: &ClientKey, now: u64) {
+pub fn prepare(client: &mut Client, policy: Policy, key: &ClientKey, now: u64) {
     client.last_seen = now;
     client.generation = policy.generation;
     client.class = Policy::rule(policy.generation, key);
@@ -99,6 +169,10 @@ pub fn class_of(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<
 fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'static Class> {
     let index = Policy::rule(policy.generation, key);
     let class = policy.class(index)?;
+    if flags(client) & CLIENT_SHARED != 0 {
+        renew_shared(policy, client);
+        return Some(class);
+    }
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: `client` is a live map value; for the last word see `class_of`.
@@ -111,6 +185,22 @@ fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'stati
         core::ptr::write_volatile((&raw mut (*client).class).cast::<u64>(), word);
     }
     Some(class)
+}
+
+/// The shared client is of no class: every packet is charged by its own. What it
+/// owes under one policy is not held against it under the next.
+#[inline(always)]
+fn renew_shared(policy: Policy, client: *mut Client) {
+    // SAFETY: `client` is a live map value, the words aligned. Two CPUs may do it
+    // at once.
+    unsafe {
+        if core::ptr::read_volatile(&raw const (*client).class) == policy.generation {
+            return;
+        }
+        core::ptr::write_volatile(&raw mut (*client).class, policy.generation);
+        core::ptr::write_volatile(&raw mut (*client).traffic[0].tat, 0);
+        core::ptr::write_volatile(&raw mut (*client).traffic[1].tat, 0);
+    }
 }
 
 /// Changes a flow's share word by `next`, and counts the flow among the active

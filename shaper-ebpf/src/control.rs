@@ -5,6 +5,7 @@ use crate::client::{self, owes};
 use crate::maps::{CLIENTS, FLOWS, UDP_CLIENTS, UDP_FLOWS};
 use crate::policy::Policy;
 use crate::report::count;
+use crate::sockets::Opened;
 use crate::{packet, sockets};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
@@ -12,7 +13,8 @@ use shaper_common::backpressure::{Leeway, hard};
 use shaper_common::bucket::{self, Limit};
 use shaper_common::control::{DONE, op};
 use shaper_common::flow::{
-    DOWNLOAD, FLOW_ADOPTED, FLOW_EDGE, FLOW_SCALE_SHIFT, FLOW_WINDOW, Flow, UPLOAD,
+    CLIENT_SHARED, DOWNLOAD, FLOW_ADOPTED, FLOW_EDGE, FLOW_SCALE_SHIFT, FLOW_WINDOW, FULL_CLIENTS, FULL_FLOWS, Flow,
+    UPLOAD,
 };
 use shaper_common::key::{ClientKey, FlowKey, UDP};
 use shaper_common::stats::Stat;
@@ -34,6 +36,7 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
     let client = ClientKey { addr: key.client };
     match op {
         op::FORGET => return Some(forget(&client, value)),
+        op::OVERFLOW => return overflow(value as u32),
         op::CLOSE if key.protocol == UDP => {
             let gone = UDP_FLOWS.remove(&key).is_ok();
             count(Stat::FlowsClosed, u64::from(gone));
@@ -51,8 +54,11 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
         }
         op::ADOPT => {
             let window = window_flags(value);
-            let opened = sockets::open(policy, settings, &key, FLOW_ADOPTED | window);
-            Some(opened || learn(&key, window))
+            match sockets::open(policy, settings, &key, FLOW_ADOPTED | window) {
+                Opened::New => Some(true),
+                Opened::Known => Some(learn(&key, window)),
+                Opened::NoRoom => Some(false),
+            }
         }
         op::CLOSE => Some(sockets::close(settings, &key)),
         _ => None,
@@ -121,9 +127,24 @@ fn connections(policy: Policy, key: &ClientKey, value: u32) -> bool {
     let Some(client) = client::of_tcp(policy, key, now, false) else {
         return false;
     };
+    if client::flags(client) & CLIENT_SHARED != 0 {
+        return false;
+    }
     // SAFETY: a live map value, an aligned word.
     unsafe { core::ptr::write_volatile(&raw mut (*client).connections, value) };
     true
+}
+
+/// What the daemon has found: connections without a flow.
+#[inline(always)]
+fn overflow(connections: u32) -> Option<bool> {
+    let shared = client::shared()?;
+    // SAFETY: a live map value, the words aligned.
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*shared).connections, connections);
+        clear_bits(&raw mut (*shared).flags, FULL_FLOWS | FULL_CLIENTS);
+    }
+    Some(true)
 }
 
 #[inline(always)]
@@ -135,6 +156,7 @@ fn forget(key: &ClientKey, unseen_since: u64) -> bool {
         && !owes(client, now, unseen_since)
     {
         gone = CLIENTS.remove(key).is_ok();
+        client::mark_room(FULL_CLIENTS);
     }
     if let Some(client) = UDP_CLIENTS.get_ptr_mut(key)
         && !owes(client, now, unseen_since)

@@ -3,11 +3,11 @@
 
 use crate::Verdict;
 use crate::atomic::{MapWord, add, clear_bits, set_bits};
-use crate::maps::{EMPTY, FLOWS, HANDSHAKES, INTERFACES, UDP_FLOWS};
+use crate::maps::{FLOWS, HANDSHAKES, INTERFACES, SCRATCH, UDP_CLIENTS, UDP_FLOWS};
 use crate::packet::{self, Packet, Stop};
 use crate::policy::{Policy, flow_limit, observes};
 use crate::report::{count, event};
-use crate::{client, shield, window};
+use crate::{client, overflow, shield, window};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
@@ -16,7 +16,8 @@ use shaper_common::bucket::{self, Limit, Word};
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT, Class, Settings};
 use shaper_common::event::kind;
 use shaper_common::flow::{
-    CLIENT_LIMITED, Client, DOWNLOAD, FLOW_EDGE, Flow, Handshake, Traffic, UPLOAD,
+    CLIENT_LIMITED, CLIENT_SHARED, Client, DOWNLOAD, FLOW_EDGE, FLOW_UNCOUNTED, Flow, Handshake,
+    Traffic, UPLOAD,
 };
 use shaper_common::key::{ClientKey, FlowKey, TCP};
 use shaper_common::names::IFACE_SHIELDED;
@@ -25,9 +26,9 @@ use shaper_common::stats::Stat;
 
 /// What crosses the wire: an aggregate is several packets, each with headers.
 #[derive(Clone, Copy)]
-struct Size {
-    bytes: u64,
-    packets: u64,
+pub struct Size {
+    pub bytes: u64,
+    pub packets: u64,
 }
 
 /// One packet on its way in direction `DIR`. What can't be read passes.
@@ -82,6 +83,11 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
             count_flow::<DIR>(flow, &hop);
             return Ok(Verdict::Pass);
         };
+        // SAFETY: `flow` is a live map value, an aligned word.
+        let flags = unsafe { core::ptr::read_volatile(&raw const (*flow).flags) };
+        if flags & FLOW_UNCOUNTED != 0 {
+            client::count_late(flow, client);
+        }
         let verdict = hop.limit::<DIR>(&packet, payload, flow, client);
         if DIR == DOWNLOAD as usize && verdict == Verdict::Pass {
             window::offer(ctx, &hop, &packet, flow, client);
@@ -170,6 +176,11 @@ fn fragment<const DIR: usize>(ctx: &TcContext, policy: Policy, packet: &Packet) 
 fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) -> Verdict {
     let flags = packet.flags;
     let syn = flags & (packet::SYN | packet::ACK) == packet::SYN;
+    if flags & (packet::SYN | packet::RST) == 0
+        && let Some(verdict) = overflow::packet::<DIR>(ctx, hop)
+    {
+        return verdict;
+    }
     if DIR == UPLOAD as usize {
         // SAFETY: `skb` is the program's context; the verifier checks the read.
         let ifindex = unsafe { (*ctx.skb.skb).ifindex };
@@ -211,33 +222,7 @@ fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) 
 fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop> {
     let flow = match UDP_FLOWS.get_ptr_mut(hop.key) {
         Some(flow) => flow,
-        None if DIR == UPLOAD as usize => {
-            if shield::check(hop.policy, hop.settings, hop.client_key, false, hop.now)
-                == Verdict::Drop
-            {
-                return Ok(Verdict::Drop);
-            }
-            let opened = UDP_FLOWS
-                .insert(hop.key, &EMPTY, BPF_NOEXIST.into())
-                .is_ok();
-            match UDP_FLOWS.get_ptr_mut(hop.key) {
-                Some(flow) => {
-                    if opened {
-                        count(Stat::FlowsOpened, 1);
-                        // SAFETY: a live map value.
-                        unsafe {
-                            (*flow).created = hop.now;
-                            (*flow).last_seen = hop.now;
-                        }
-                    }
-                    flow
-                }
-                None => {
-                    count(Stat::FlowTableFull, 1);
-                    return Ok(Verdict::Pass);
-                }
-            }
-        }
+        None if DIR == UPLOAD as usize => return Ok(first(hop, packet)),
         None => {
             count(Stat::UntrackedDownloadPackets, hop.size.packets);
             count(Stat::UntrackedDownloadBytes, hop.size.bytes);
@@ -251,15 +236,69 @@ fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop
     Ok(hop.limit::<DIR>(packet, 0, flow, client))
 }
 
+/// The first packet of a UDP flow. What it makes is filled in before it is put
+/// into the tables, and not looked up: an LRU gives what was looked up a second
+/// turn, so a flood of sources that send once pushes out its own, and not those
+/// that are in use.
+#[inline(never)]
+fn first(hop: &Hop<'_>, packet: &Packet) -> Verdict {
+    if shield::check(hop.policy, hop.settings, hop.client_key, false, hop.now) == Verdict::Drop {
+        return Verdict::Drop;
+    }
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        count(Stat::Internal, 1);
+        return Verdict::Pass;
+    };
+    let known = client::find(hop.client_key);
+    // SAFETY: this CPU's value, which nothing else uses meanwhile.
+    let scratch = unsafe { &mut *scratch };
+    scratch.flow = Flow {
+        created: hop.now,
+        last_seen: hop.now,
+        generation: hop.policy.generation,
+        ..Flow::NEW
+    };
+    let client = match known {
+        Some(client) => client,
+        None => {
+            scratch.client = Client::default();
+            client::prepare(&mut scratch.client, hop.policy, hop.client_key, hop.now);
+            &raw mut scratch.client
+        }
+    };
+    let verdict = hop.limit::<{ UPLOAD as usize }>(packet, 0, &raw mut scratch.flow, client);
+    if known.is_none()
+        && UDP_CLIENTS
+            .insert(hop.client_key, &scratch.client, BPF_NOEXIST.into())
+            .is_err()
+        && let Some(client) = client::find(hop.client_key)
+    {
+        // Another CPU was faster.
+        // SAFETY: a live map value.
+        unsafe { add_to(&raw mut (*client).traffic[0], hop.size) };
+    }
+    if UDP_FLOWS
+        .insert(hop.key, &scratch.flow, BPF_NOEXIST.into())
+        .is_ok()
+    {
+        count(Stat::FlowsOpened, 1);
+    } else if let Some(flow) = UDP_FLOWS.get_ptr_mut(hop.key) {
+        count_flow::<{ UPLOAD as usize }>(flow, hop);
+    } else {
+        count(Stat::FlowTableFull, 1);
+    }
+    verdict
+}
+
 /// A packet with everything that is known of it.
 pub struct Hop<'a> {
     pub policy: Policy,
     pub settings: &'a Settings,
     pub key: &'a FlowKey,
     pub client_key: &'a ClientKey,
-    size: Size,
+    pub size: Size,
     /// A byte limit may drop it: it carries payload, and opens or closes nothing.
-    droppable: bool,
+    pub droppable: bool,
     pub now: u64,
 }
 
@@ -382,7 +421,7 @@ impl Hop<'_> {
     }
 
     #[inline(always)]
-    fn mark_limited<const DIR: usize>(&self, client: *mut Client, word: &MapWord) {
+    pub fn mark_limited<const DIR: usize>(&self, client: *mut Client, word: &MapWord) {
         let bit = CLIENT_LIMITED << DIR;
         // SAFETY: `client` is a live map value, its words aligned.
         unsafe {
@@ -391,16 +430,24 @@ impl Hop<'_> {
             {
                 let debt = bucket::debt(word.load(), self.now);
                 add(&raw mut (*client).held[DIR], debt);
-                event(self.now, &self.client_key.addr, kind::LIMITED, DIR as u32);
+                self.tell(client, kind::LIMITED, DIR as u32);
             }
         }
     }
 
     #[inline(always)]
-    fn mark_released<const DIR: usize>(&self, client: *mut Client) {
+    pub fn mark_released<const DIR: usize>(&self, client: *mut Client) {
         // SAFETY: `client` is a live map value, an aligned word.
         if unsafe { clear_bits(&raw mut (*client).flags, CLIENT_LIMITED << DIR) } {
-            event(self.now, &self.client_key.addr, kind::RELEASED, DIR as u32);
+            self.tell(client, kind::RELEASED, DIR as u32);
+        }
+    }
+
+    /// Of the shared client `status` tells: it is nobody in particular.
+    #[inline(always)]
+    fn tell(&self, client: *const Client, kind: u32, direction: u32) {
+        if client::flags(client) & CLIENT_SHARED == 0 {
+            event(self.now, &self.client_key.addr, kind, direction);
         }
     }
 }
@@ -426,7 +473,7 @@ fn renew(flow: *mut Flow, class: &Class, generation: u32, now: u64) {
 }
 
 #[inline(always)]
-fn client_limit<const DIR: usize>(class: &Class) -> Option<&Limit> {
+pub fn client_limit<const DIR: usize>(class: &Class) -> Option<&Limit> {
     if class.flags & CLASS_EXEMPT != 0 {
         return None;
     }
@@ -450,7 +497,7 @@ fn count_flow<const DIR: usize>(flow: *mut Flow, hop: &Hop<'_>) {
 /// # Safety
 /// `traffic` points into a live map value.
 #[inline(always)]
-unsafe fn add_to(traffic: *mut Traffic, size: Size) {
+pub unsafe fn add_to(traffic: *mut Traffic, size: Size) {
     // SAFETY: by this function's contract; the words are aligned.
     unsafe {
         add(&raw mut (*traffic).bytes, size.bytes);
