@@ -144,6 +144,20 @@ pub struct Client {
     pub active: u64,
 }
 
+impl Client {
+    /// Nothing has passed, and nothing is known.
+    pub const NEW: Self = Self {
+        traffic: [Traffic::NEW; 2],
+        held: [0; 2],
+        last_seen: 0,
+        class: 0,
+        generation: 0,
+        connections: 0,
+        flags: 0,
+        active: 0,
+    };
+}
+
 const _: () = assert!(size_of::<Traffic>() == 40);
 const _: () = assert!(size_of::<Flow>() == 168);
 const _: () = assert!(size_of::<Client>() == 128);

@@ -1,7 +1,7 @@
 //! Finding and making clients.
 
-use crate::atomic::{MapWord, clear_bits, fetch_add32, set_bits, update};
-use crate::maps::{CLIENTS, OVERFLOW, UDP_CLIENTS};
+use crate::atomic::{MapWord, add, clear_bits, fetch_add32, set_bits, update};
+use crate::maps::{CLIENTS, EMPTY_CLIENT, OVERFLOW, UDP_CLIENTS};
 use crate::policy::Policy;
 use crate::report::{count, event};
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -59,69 +59,77 @@ pub fn mark_room(table: u32) {
 }
 
 /// The client of a TCP flow, made where it is missing; `again` where the flow is
-/// older. What UDP already owed and counted comes along. Without room it is the
-/// shared one.
+/// older. What UDP already owed and counted comes along. `None` without room.
 #[inline(always)]
-pub fn of_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
+pub fn of_tcp(key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
     match CLIENTS.get_ptr_mut(key) {
         Some(client) => Some(client),
-        None => make_tcp(policy, key, now, again),
+        None => make_tcp(key, now, again),
     }
 }
 
 /// A function of its own for the stack's sake.
 #[inline(never)]
-fn make_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
+fn make_tcp(key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
     let shared = shared()?;
     // Not for every packet: until one is forgotten there will be none.
     if again && flags(shared) & FULL_CLIENTS != 0 {
-        return Some(shared);
+        return None;
     }
-    let mut fresh = match UDP_CLIENTS.get_ptr_mut(key) {
-        // SAFETY: a live map value; the copy may tear between its words, which
-        // are independent counters.
-        Some(known) => unsafe { *known },
-        None => Client::default(),
-    };
-    prepare(&mut fresh, policy, key, now);
-    if CLIENTS.insert(key, &fresh, BPF_NOEXIST.into()).is_ok() {
-        if again {
-            count(Stat::ClientsRecreated, 1);
+    let made = CLIENTS
+        .insert(key, &EMPTY_CLIENT, BPF_NOEXIST.into())
+        .is_ok();
+    if let Some(client) = CLIENTS.get_ptr_mut(key) {
+        if made {
+            // SAFETY: a live map value. Its class is found with the first packet.
+            unsafe { (*client).last_seen = now };
+            if let Some(udp) = UDP_CLIENTS.get_ptr_mut(key) {
+                bring(udp, client);
+                let _ = UDP_CLIENTS.remove(key);
+            }
+            if again {
+                count(Stat::ClientsRecreated, 1);
+            }
         }
-        let _ = UDP_CLIENTS.remove(key);
-    }
-    let client = CLIENTS.get_ptr_mut(key);
-    if client.is_some() {
-        return client;
+        return Some(client);
     }
     mark_full(shared, FULL_CLIENTS);
     count(Stat::ClientTableFull, 1);
     event(now, &key.addr, kind::TABLE_FULL, UPLOAD);
-    Some(shared)
+    None
 }
 
-/// One connection more, or none where the client is the shared one: counted when
-/// its client finds room.
+/// Brings along what a client owed and counted by UDP alone.
 #[inline(always)]
-pub fn count_connection(flow: *mut Flow, client: *mut Client) {
-    // SAFETY: both are live map values, the words aligned.
+fn bring(udp: *const Client, client: *mut Client) {
+    // SAFETY: both are live map values, the words aligned and independent of each
+    // other; other CPUs may count already.
     unsafe {
-        if flags(client) & CLIENT_SHARED != 0 {
-            set_bits(&raw mut (*flow).flags, FLOW_UNCOUNTED);
-        } else {
-            fetch_add32(&raw mut (*client).connections, 1);
+        for direction in 0..2 {
+            let (from, to) = (
+                &raw const (*udp).traffic[direction],
+                &raw mut (*client).traffic[direction],
+            );
+            if (*to).tat < (*from).tat {
+                core::ptr::write_volatile(&raw mut (*to).tat, (*from).tat);
+            }
+            add(&raw mut (*to).bytes, (*from).bytes);
+            add(&raw mut (*to).packets, (*from).packets);
+            add(&raw mut (*to).dropped_bytes, (*from).dropped_bytes);
+            add(&raw mut (*to).dropped_packets, (*from).dropped_packets);
+            add(&raw mut (*client).held[direction], (*udp).held[direction]);
         }
+        set_bits(&raw mut (*client).flags, (*udp).flags);
     }
 }
 
-/// The client of a flow had no room when it opened: counts the connection, if
-/// there is now. A function of its own for the stack's sake.
+/// The client of a flow had no room when it opened, and has now. A function of its
+/// own for the stack's sake.
 #[inline(never)]
 pub fn count_late(flow: *mut Flow, client: *mut Client) {
     // SAFETY: both are live map values, the words aligned.
     unsafe {
-        if flags(client) & CLIENT_SHARED == 0 && clear_bits(&raw mut (*flow).flags, FLOW_UNCOUNTED)
-        {
+        if clear_bits(&raw mut (*flow).flags, FLOW_UNCOUNTED) {
             fetch_add32(&raw mut (*client).connections, 1);
         }
     }

@@ -13,7 +13,7 @@ use shaper_common::backpressure::{Leeway, hard};
 use shaper_common::bucket::{self, Limit};
 use shaper_common::control::{DONE, op};
 use shaper_common::flow::{
-    CLIENT_SHARED, DOWNLOAD, FLOW_ADOPTED, FLOW_EDGE, FLOW_SCALE_SHIFT, FLOW_WINDOW, FULL_CLIENTS, FULL_FLOWS, Flow,
+    DOWNLOAD, FLOW_ADOPTED, FLOW_EDGE, FLOW_SCALE_SHIFT, FLOW_WINDOW, FULL_CLIENTS, FULL_FLOWS, Flow,
     UPLOAD,
 };
 use shaper_common::key::{ClientKey, FlowKey, UDP};
@@ -47,7 +47,7 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
     let policy = Policy::current()?;
     let settings = policy.settings()?;
     match op {
-        op::COUNT => Some(connections(policy, &client, value as u32)),
+        op::COUNT => Some(connections(&client, value as u32)),
         op::LIMIT => {
             let limits = request.0.limits;
             Some(limit(&key, limits))
@@ -120,16 +120,13 @@ fn own<const DIR: usize>(flow: *mut Flow, limit: &Limit, now: u64) {
 
 /// A function of its own for the stack's sake.
 #[inline(never)]
-fn connections(policy: Policy, key: &ClientKey, value: u32) -> bool {
+fn connections(key: &ClientKey, value: u32) -> bool {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // Made where a new client prefix has just brought it about.
-    let Some(client) = client::of_tcp(policy, key, now, false) else {
+    let Some(client) = client::of_tcp(key, now, false) else {
         return false;
     };
-    if client::flags(client) & CLIENT_SHARED != 0 {
-        return false;
-    }
     // SAFETY: a live map value, an aligned word.
     unsafe { core::ptr::write_volatile(&raw mut (*client).connections, value) };
     true

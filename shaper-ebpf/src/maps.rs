@@ -71,3 +71,5 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// A flow before its first packet: too large for the stack.
 pub static EMPTY: Flow = Flow::NEW;
+/// A client before its first packet.
+pub static EMPTY_CLIENT: Client = Client::NEW;

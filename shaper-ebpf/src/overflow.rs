@@ -9,30 +9,25 @@
 use crate::Verdict;
 use crate::atomic::{MapWord, add};
 use crate::client;
-use crate::maps::FLOWS;
 use crate::policy::{class_limit, observes};
 use crate::report::count;
 use crate::shield;
-use crate::sockets::{self, Opened};
-use crate::traffic::{Hop, add_to, client_limit};
+use crate::traffic::{Hop, Size, add_to, client_limit, count_flow};
 use aya_ebpf::helpers::generated::{
     bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_tcp_sock,
 };
 use aya_ebpf::programs::TcContext;
 use shaper_common::bucket::{self, Limit};
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT, Class};
-use shaper_common::flow::{
-    CLIENT_LIMITED, Client, FLOW_PACED, FULL_FLOWS, UPLOAD,
-};
+use shaper_common::flow::{CLIENT_LIMITED, Client, Flow, Traffic, UPLOAD};
 use shaper_common::key::{FlowKey, is_v4};
 use shaper_common::stats::Stat;
 
 /// `BPF_F_CURRENT_NETNS`: the one of the packet's device.
 const CURRENT_NETNS: u64 = -1_i32 as u64;
-/// `BPF_TCP_ESTABLISHED` of the kernel's socket states.
-const ESTABLISHED: u32 = 1;
-/// The states in which the handshake is done and the socket not closed.
-const OPEN: u32 = 1 << ESTABLISHED
+/// The kernel's socket states (`BPF_TCP_*`) in which the handshake is done and the
+/// socket not closed.
+const OPEN: u32 = 1 << 1 // ESTABLISHED
     | 1 << 4 // FIN_WAIT1
     | 1 << 5 // FIN_WAIT2
     | 1 << 8 // CLOSE_WAIT
@@ -56,10 +51,29 @@ pub fn packet<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>) -> Option<Verdic
     if state > 11 || 1 << state & OPEN == 0 {
         return None;
     }
-    if state == ESTABLISHED && client::flags(shared) & FULL_FLOWS == 0 {
-        recover::<DIR>(hop);
+    let client = client::of_tcp(hop.client_key, hop.now, true).unwrap_or(shared);
+    let verdict = charge::<DIR>(hop, client);
+    if verdict == Verdict::Pass {
+        count(Stat::OverflowPackets, hop.size.packets);
+        count(Stat::OverflowBytes, hop.size.bytes);
     }
-    Some(charge::<DIR>(hop))
+    Some(verdict)
+}
+
+/// A packet of a flow whose client found no room.
+#[inline(never)]
+pub fn shared<const DIR: usize>(hop: &Hop<'_>, flow: *mut Flow) -> Verdict {
+    let Some(shared) = client::shared() else {
+        return Verdict::Pass;
+    };
+    let verdict = charge::<DIR>(hop, shared);
+    if verdict == Verdict::Pass {
+        count_flow::<DIR>(flow, hop);
+    } else {
+        // SAFETY: a live map value.
+        unsafe { drop_from(&raw mut (*flow).traffic[DIR], hop.size) };
+    }
+    verdict
 }
 
 /// The state of the socket that a packet is for; 0 without one. It may be the
@@ -109,26 +123,10 @@ fn sender(ctx: &TcContext) -> u32 {
     }
 }
 
-/// Begins the flow late, where there is room by now.
+/// Counts and charges a packet to its client alone. A function of its own for the
+/// stack's sake.
 #[inline(never)]
-fn recover<const DIR: usize>(hop: &Hop<'_>) {
-    if sockets::open(hop.policy, hop.settings, hop.key, FLOW_PACED) == Opened::New {
-        sockets::overflowed(-1);
-        count(Stat::FlowsRecovered, 1);
-    }
-    if let Some(flow) = FLOWS.get_ptr_mut(hop.key) {
-        // SAFETY: a live map value; this packet is its first.
-        unsafe { add_to(&raw mut (*flow).traffic[DIR], hop.size) };
-    }
-}
-
-/// Counts and charges a packet to its client, or to the shared one. A function of
-/// its own for the stack's sake.
-#[inline(never)]
-fn charge<const DIR: usize>(hop: &Hop<'_>) -> Verdict {
-    let Some(client) = client::of_tcp(hop.policy, hop.client_key, hop.now, true) else {
-        return Verdict::Pass;
-    };
+pub fn charge<const DIR: usize>(hop: &Hop<'_>, client: *mut Client) -> Verdict {
     if let Some(class) = client::class_of(hop.policy, hop.client_key, client) {
         let observed = observes(hop.settings);
         let blocked = DIR == UPLOAD as usize && class.flags & CLASS_BLOCK != 0;
@@ -140,26 +138,31 @@ fn charge<const DIR: usize>(hop: &Hop<'_>) -> Verdict {
                     count(Stat::LimitedPackets, hop.size.packets);
                     count(Stat::LimitedBytes, hop.size.bytes);
                 }
-                // SAFETY: a live map value, the words aligned.
-                unsafe {
-                    let traffic = &raw mut (*client).traffic[DIR];
-                    add(&raw mut (*traffic).dropped_bytes, hop.size.bytes);
-                    add(&raw mut (*traffic).dropped_packets, hop.size.packets);
-                }
+                // SAFETY: a live map value.
+                unsafe { drop_from(&raw mut (*client).traffic[DIR], hop.size) };
                 return Verdict::Drop;
             }
             count(Stat::ObservedPackets, hop.size.packets);
             count(Stat::ObservedBytes, hop.size.bytes);
         }
     }
-    count(Stat::OverflowPackets, hop.size.packets);
-    count(Stat::OverflowBytes, hop.size.bytes);
     // SAFETY: `client` is a live map value; for `last_seen` see `Hop::limit`.
     unsafe {
         add_to(&raw mut (*client).traffic[DIR], hop.size);
         (*client).last_seen = hop.now;
     }
     Verdict::Pass
+}
+
+/// # Safety
+/// `traffic` points into a live map value.
+#[inline(always)]
+unsafe fn drop_from(traffic: *mut Traffic, size: Size) {
+    // SAFETY: by this function's contract; the words are aligned.
+    unsafe {
+        add(&raw mut (*traffic).dropped_bytes, size.bytes);
+        add(&raw mut (*traffic).dropped_packets, size.packets);
+    }
 }
 
 /// Whether the bucket admits the packet.

@@ -33,24 +33,32 @@ const TCP_CLOSE: u32 = 7;
 #[inline(always)]
 pub fn observe(ctx: &SockOpsContext) {
     match ctx.op() {
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+        op @ (BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
+        | BPF_SOCK_OPS_RTT_CB
+        | BPF_SOCK_OPS_HDR_OPT_LEN_CB) => {
             let Some((policy, settings, key)) = watched(ctx) else {
                 return;
             };
-            // Also where the flow is there already: this socket's close ends it.
-            let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG;
-            let _ = ctx.set_cb_flags(flags as i32);
-            match open(policy, settings, &key, FLOW_PACED) {
-                Opened::New => debug!(ctx, "open: {} from {}", key.local_port, key.client_port),
-                Opened::Known => {}
-                Opened::NoRoom => overflowed(1),
+            let late = op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB;
+            if !late {
+                // Also where the flow is there already: this socket's close ends it.
+                let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG;
+                let _ = ctx.set_cb_flags(flags as i32);
+            }
+            if !late || lacks_flow(&key) {
+                match open(policy, settings, &key, FLOW_PACED) {
+                    Opened::New => {
+                        debug!(ctx, "open: {} from {}", key.local_port, key.client_port);
+                        if late {
+                            overflowed(-1);
+                            count(Stat::FlowsRecovered, 1);
+                        }
+                    }
+                    Opened::NoRoom if !late => overflowed(1),
+                    _ => {}
+                }
             }
             pacing::apply(ctx, policy, settings, &key);
-        }
-        BPF_SOCK_OPS_RTT_CB | BPF_SOCK_OPS_HDR_OPT_LEN_CB => {
-            if let Some((policy, settings, key)) = watched(ctx) {
-                pacing::apply(ctx, policy, settings, &key);
-            }
         }
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {
             let Some((_, settings, key)) = watched(ctx) else {
@@ -135,6 +143,17 @@ pub fn overflowed(change: i32) {
     }
 }
 
+/// Whether the connection found no room for its flow, and there is room now.
+#[inline(always)]
+fn lacks_flow(key: &FlowKey) -> bool {
+    let Some(shared) = client::shared() else {
+        return false;
+    };
+    // SAFETY: a live map value, an aligned word.
+    let lacking = unsafe { core::ptr::read_volatile(&raw const (*shared).connections) };
+    lacking != 0 && client::flags(shared) & FULL_FLOWS == 0 && FLOWS.get_ptr_mut(key).is_none()
+}
+
 /// What became of a flow that was to begin.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
@@ -177,10 +196,13 @@ pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> O
     let handshake = handshake(key, flow);
     count(Stat::FlowsOpened, 1);
     let client_key = settings.client(&key.client);
-    let Some(client) = client::of_tcp(policy, &client_key, now, false) else {
+    let Some(client) = client::of_tcp(&client_key, now, false) else {
+        // SAFETY: a live map value, an aligned word.
+        unsafe { set_bits(&raw mut (*flow).flags, FLOW_UNCOUNTED) };
         return Opened::New;
     };
-    client::count_connection(flow, client);
+    // SAFETY: a live map value, an aligned word.
+    unsafe { fetch_add32(&raw mut (*client).connections, 1) };
     if let Some(class) = client::class_of(policy, &client_key, client) {
         let exempt = class.flags & CLASS_EXEMPT != 0;
         charge_handshake::<{ UPLOAD as usize }>(client, &handshake, now, exempt, &class.upload);

@@ -77,11 +77,15 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
     };
     if key.protocol == TCP {
         let Some(flow) = FLOWS.get_ptr_mut(key) else {
+            if packet.flags & (packet::SYN | packet::RST) == 0
+                && let Some(verdict) = overflow::packet::<DIR>(ctx, &hop)
+            {
+                return Ok(verdict);
+            }
             return Ok(untracked::<DIR>(ctx, &hop, &packet));
         };
-        let Some(client) = client::of_tcp(policy, &client_key, now, true) else {
-            count_flow::<DIR>(flow, &hop);
-            return Ok(Verdict::Pass);
+        let Some(client) = client::of_tcp(&client_key, now, true) else {
+            return Ok(overflow::shared::<DIR>(&hop, flow));
         };
         // SAFETY: `flow` is a live map value, an aligned word.
         let flags = unsafe { core::ptr::read_volatile(&raw const (*flow).flags) };
@@ -176,11 +180,6 @@ fn fragment<const DIR: usize>(ctx: &TcContext, policy: Policy, packet: &Packet) 
 fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) -> Verdict {
     let flags = packet.flags;
     let syn = flags & (packet::SYN | packet::ACK) == packet::SYN;
-    if flags & (packet::SYN | packet::RST) == 0
-        && let Some(verdict) = overflow::packet::<DIR>(ctx, hop)
-    {
-        return verdict;
-    }
     if DIR == UPLOAD as usize {
         // SAFETY: `skb` is the program's context; the verifier checks the read.
         let ifindex = unsafe { (*ctx.skb.skb).ifindex };
@@ -222,7 +221,7 @@ fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) 
 fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop> {
     let flow = match UDP_FLOWS.get_ptr_mut(hop.key) {
         Some(flow) => flow,
-        None if DIR == UPLOAD as usize => return Ok(first(hop, packet)),
+        None if DIR == UPLOAD as usize => return Ok(first(hop)),
         None => {
             count(Stat::UntrackedDownloadPackets, hop.size.packets);
             count(Stat::UntrackedDownloadBytes, hop.size.bytes);
@@ -241,7 +240,7 @@ fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop
 /// turn, so a flood of sources that send once pushes out its own, and not those
 /// that are in use.
 #[inline(never)]
-fn first(hop: &Hop<'_>, packet: &Packet) -> Verdict {
+fn first(hop: &Hop<'_>) -> Verdict {
     if shield::check(hop.policy, hop.settings, hop.client_key, false, hop.now) == Verdict::Drop {
         return Verdict::Drop;
     }
@@ -252,21 +251,29 @@ fn first(hop: &Hop<'_>, packet: &Packet) -> Verdict {
     let known = client::find(hop.client_key);
     // SAFETY: this CPU's value, which nothing else uses meanwhile.
     let scratch = unsafe { &mut *scratch };
-    scratch.flow = Flow {
-        created: hop.now,
-        last_seen: hop.now,
-        generation: hop.policy.generation,
-        ..Flow::NEW
-    };
     let client = match known {
         Some(client) => client,
         None => {
-            scratch.client = Client::default();
+            scratch.client = Client::NEW;
             client::prepare(&mut scratch.client, hop.policy, hop.client_key, hop.now);
             &raw mut scratch.client
         }
     };
-    let verdict = hop.limit::<{ UPLOAD as usize }>(packet, 0, &raw mut scratch.flow, client);
+    let verdict = overflow::charge::<{ UPLOAD as usize }>(hop, client);
+    scratch.flow = Flow::NEW;
+    scratch.flow.created = hop.now;
+    scratch.flow.last_seen = hop.now;
+    scratch.flow.generation = hop.policy.generation;
+    let traffic = &mut scratch.flow.traffic[0];
+    if verdict == Verdict::Pass {
+        (traffic.bytes, traffic.packets) = (hop.size.bytes, hop.size.packets);
+        // Its bucket is full, if it has one.
+        if let Some(class) = client::class_of(hop.policy, hop.client_key, client) {
+            traffic.tat = hop.now + class.flow_upload.cost(hop.size.bytes);
+        }
+    } else {
+        (traffic.dropped_bytes, traffic.dropped_packets) = (hop.size.bytes, hop.size.packets);
+    }
     if known.is_none()
         && UDP_CLIENTS
             .insert(hop.client_key, &scratch.client, BPF_NOEXIST.into())
@@ -486,7 +493,7 @@ pub fn client_limit<const DIR: usize>(class: &Class) -> Option<&Limit> {
 }
 
 #[inline(always)]
-fn count_flow<const DIR: usize>(flow: *mut Flow, hop: &Hop<'_>) {
+pub fn count_flow<const DIR: usize>(flow: *mut Flow, hop: &Hop<'_>) {
     // SAFETY: `flow` is a live map value; see `Hop::limit` for `last_seen`.
     unsafe {
         add_to(&raw mut (*flow).traffic[DIR], hop.size);
