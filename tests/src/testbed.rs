@@ -15,7 +15,7 @@ use shaper_user::addr::{from_kernel, prefix_to_kernel, to_kernel};
 use shaper_user::kernel::Sample;
 use shaper_user::kernel::ebpf::OBJECT;
 use shaper_user::kernel::maps::Maps;
-use shaper_user::policy::{Compiled, NamedClass, Xdp as XdpPolicy};
+use shaper_user::policy::{Compiled, NamedClass, Tables, Xdp as XdpPolicy};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -70,6 +70,7 @@ pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
         interfaces: Vec::new(),
         xdp: XdpPolicy::Off,
         ports: vec![PORT],
+        tables: Tables::default(),
         settings: Settings {
             mask_v4: mask(V4_MAPPED_BITS + 32),
             mask_v6: mask(64),

@@ -69,6 +69,7 @@ pub(super) fn run(socket: &Path, args: Args) -> Result<ExitCode> {
     let kernel = ebpf::open(ebpf::Options {
         tc_hook: args.tc_hook,
         log_connections: tracing::enabled!(tracing::Level::DEBUG),
+        tables: policy.tables(),
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -69,10 +69,14 @@ pub(super) fn remove_all(pins: &Path, netns_cookie: u64) -> Vec<String> {
 /// so none is paced again after it was visited: a program that runs for a socket
 /// meanwhile holds its lock, and the visit comes after it.
 fn release(pins: &Path) -> Result<usize> {
-    if !pins.join(names::FLOWS).exists() || !maps::foreign(pins)?.is_empty() {
+    if !pins.join(names::FLOWS).exists() {
         return Ok(0);
     }
-    let mut ebpf = object(pins, false)?;
+    let tables = maps::pinned_tables(pins)?;
+    if !maps::foreign(pins, &tables)?.is_empty() {
+        return Ok(0);
+    }
+    let mut ebpf = object(pins, &tables, false)?;
     let mut maps = Maps::new(&mut ebpf)?;
     maps.stop()?;
     let paced = |maps: &Maps| -> Result<usize> {

@@ -9,7 +9,7 @@ use super::support::Support;
 use super::updates::WindowUpdates;
 use super::{FlowLimit, Kernel, Sample, place, sockets, sys, visits};
 use crate::model;
-use crate::policy::{Compiled, RateLimit};
+use crate::policy::{Compiled, RateLimit, Tables};
 use anyhow::{Context, Result, bail};
 use aya::programs::{SchedClassifier, SockOps, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
@@ -41,6 +41,8 @@ pub struct Options {
     pub tc_hook: TcHook,
     /// Whether the programs log each connection, at debug level.
     pub log_connections: bool,
+    /// How much the tables hold.
+    pub tables: Tables,
 }
 
 /// Programs and maps of this network namespace.
@@ -71,7 +73,7 @@ pub fn open(options: Options) -> Result<EbpfKernel> {
     let netns_cookie = sys::netns_cookie()?;
     let mut pins = place::pins(&place::bpffs()?, netns_cookie);
     let mut warnings = Vec::new();
-    let foreign = maps::foreign(&pins)?;
+    let foreign = maps::foreign(&pins, &options.tables)?;
     if !foreign.is_empty() {
         let warning = format!(
             "another version left maps of another layout ({}): started over, counters and debts of before are lost",
@@ -124,7 +126,7 @@ pub fn open(options: Options) -> Result<EbpfKernel> {
 }
 
 /// The object with its maps, pinned; no program is loaded yet.
-pub(super) fn object(pins: &Path, log_connections: bool) -> Result<Ebpf> {
+pub(super) fn object(pins: &Path, tables: &Tables, log_connections: bool) -> Result<Ebpf> {
     let paths: Vec<_> = names::PINNED_MAPS
         .iter()
         .map(|name| (*name, pins.join(name)))
@@ -135,6 +137,9 @@ pub(super) fn object(pins: &Path, log_connections: bool) -> Result<Ebpf> {
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }
+    for (name, entries) in tables.by_name() {
+        loader.map_max_entries(name, entries);
+    }
     loader.load(OBJECT).with_context(|| {
         format!(
             "loading the kernel object; it needs kernel 5.15 or later with CONFIG_BPF_SYSCALL (uname -r), and bpffs for its pins at {}",
@@ -144,7 +149,7 @@ pub(super) fn object(pins: &Path, log_connections: bool) -> Result<Ebpf> {
 }
 
 fn load(pins: &Path, options: &Options, support: &mut Support) -> Result<Ebpf> {
-    let mut ebpf = object(pins, options.log_connections)?;
+    let mut ebpf = object(pins, &options.tables, options.log_connections)?;
     for (name, program) in ebpf.programs_mut() {
         let name = name.to_owned();
         match program {

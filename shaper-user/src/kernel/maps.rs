@@ -2,7 +2,7 @@
 
 use super::Sample;
 use super::sys::{ktime, read_map};
-use crate::policy::Compiled;
+use crate::policy::{Compiled, Tables};
 use anyhow::{Context, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, RingBuf};
@@ -278,12 +278,34 @@ fn fits<K: Pod, V: Pod>(info: &MapInfo, max_entries: u32) -> bool {
         && info.max_entries() == max_entries
 }
 
+/// What the pinned tables hold; the default where there is none.
+///
+/// # Errors
+/// When a pin cannot be opened.
+pub fn pinned_tables(pins: &Path) -> Result<Tables> {
+    let mut tables = Tables::default();
+    for (name, entries) in [
+        (names::FLOWS, &mut tables.flows),
+        (names::UDP_FLOWS, &mut tables.udp_flows),
+        (names::CLIENTS, &mut tables.clients),
+        (names::UDP_CLIENTS, &mut tables.udp_clients),
+    ] {
+        let path = pins.join(name);
+        if fs::exists(&path)? {
+            let info = MapInfo::from_pin(&path)
+                .with_context(|| format!("opening the pinned map {}", path.display()))?;
+            *entries = info.max_entries();
+        }
+    }
+    Ok(tables)
+}
+
 /// Names of the pinned maps below `pins` that another version made, with
 /// another layout or size.
 ///
 /// # Errors
 /// When a pin cannot be opened.
-pub fn foreign(pins: &Path) -> Result<Vec<&'static str>> {
+pub fn foreign(pins: &Path, tables: &Tables) -> Result<Vec<&'static str>> {
     let mut foreign = Vec::new();
     for name in names::PINNED_MAPS {
         let path = pins.join(name);
@@ -293,10 +315,10 @@ pub fn foreign(pins: &Path) -> Result<Vec<&'static str>> {
         let info = MapInfo::from_pin(&path)
             .with_context(|| format!("opening the pinned map {}", path.display()))?;
         let right = match name {
-            names::FLOWS => fits::<FlowKey, Flow>(&info, names::MAX_FLOWS),
-            names::UDP_FLOWS => fits::<FlowKey, Flow>(&info, names::MAX_UDP_FLOWS),
-            names::CLIENTS => fits::<ClientKey, Client>(&info, names::MAX_CLIENTS),
-            names::UDP_CLIENTS => fits::<ClientKey, Client>(&info, names::MAX_UDP_CLIENTS),
+            names::FLOWS => fits::<FlowKey, Flow>(&info, tables.flows),
+            names::UDP_FLOWS => fits::<FlowKey, Flow>(&info, tables.udp_flows),
+            names::CLIENTS => fits::<ClientKey, Client>(&info, tables.clients),
+            names::UDP_CLIENTS => fits::<ClientKey, Client>(&info, tables.udp_clients),
             names::HANDSHAKES => {
                 fits::<FlowKey, shaper_common::flow::Handshake>(&info, names::MAX_HANDSHAKES)
             }

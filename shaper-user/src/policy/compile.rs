@@ -2,7 +2,7 @@
 
 use super::client::MAPPED;
 use super::lookup::{PrefixMap, number};
-use super::{Compiled, Limits, Mode, NamedClass, Override, Policy, RateLimit, Rule};
+use super::{Compiled, Limits, Mode, NamedClass, Override, Policy, RateLimit, Rule, Tables};
 use crate::addr::prefix_to_kernel;
 use ipnet::{IpNet, Ipv4Net};
 use shaper_common::bucket::Limit;
@@ -218,10 +218,17 @@ impl Policy {
             interfaces: self.interfaces.clone(),
             xdp: self.xdp,
             ports,
+            tables: self.tables(),
             settings: self.settings(),
             classes: classes.list,
             rules: compiled,
         })
+    }
+
+    /// How much the kernel's tables are to hold.
+    #[must_use]
+    pub fn tables(&self) -> Tables {
+        Tables::default()
     }
 
     fn settings(&self) -> Settings {

@@ -11,6 +11,7 @@
 //! | [`place`] | limits by where HAProxy sends a connection |
 //! | `compile` | a [`Policy`] and the runtime overrides to a [`Compiled`] |
 //! | `lookup` | the longest prefix, as the kernel's trie finds it |
+//! | `tables` | how much the kernel's tables hold |
 //! | `report` | what `shaper check` prints |
 
 mod choices;
@@ -22,12 +23,14 @@ mod parse;
 pub mod place;
 mod report;
 mod section;
+mod tables;
 pub mod units;
 
 pub use compile::CompileError;
 pub use mistake::{LoadError, Mistake, PolicyErrors};
 pub use place::{PlaceRule, ServerLimit};
 pub use report::report;
+pub use tables::Tables;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -240,6 +243,8 @@ pub struct Compiled {
     pub xdp: Xdp,
     /// Watched ports, sorted.
     pub ports: Vec<u16>,
+    /// How much the kernel's tables hold.
+    pub tables: Tables,
     /// Masks and flags. The network namespace's cookie is filled in by the
     /// kernel side.
     pub settings: Settings,
