@@ -23,8 +23,9 @@ pub mod op {
     /// Limit one connection to [`super::Control::limits`], beside what its client
     /// is held to.
     pub const LIMIT: u32 = 5;
-    /// Set the number of connections without a flow of their own to
-    /// [`super::Control::value`], and try again whether the tables have room.
+    /// Set the number of connections without a flow of their own to the lower half
+    /// of [`super::Control::value`]; the tables named by the upper half
+    /// ([`crate::flow::FULL_FLOWS`], [`crate::flow::FULL_CLIENTS`]) have room.
     pub const OVERFLOW: u32 = 16;
 }
 

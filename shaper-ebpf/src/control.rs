@@ -36,7 +36,7 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
     let client = ClientKey { addr: key.client };
     match op {
         op::FORGET => return Some(forget(&client, value)),
-        op::OVERFLOW => return overflow(value as u32),
+        op::OVERFLOW => return overflow(value as u32, (value >> 32) as u32),
         op::CLOSE if key.protocol == UDP => {
             let gone = UDP_FLOWS.remove(&key).is_ok();
             count(Stat::FlowsClosed, u64::from(gone));
@@ -134,12 +134,12 @@ fn connections(key: &ClientKey, value: u32) -> bool {
 
 /// What the daemon has found: connections without a flow.
 #[inline(always)]
-fn overflow(connections: u32) -> Option<bool> {
+fn overflow(connections: u32, room: u32) -> Option<bool> {
     let shared = client::shared()?;
     // SAFETY: a live map value, the words aligned.
     unsafe {
         core::ptr::write_volatile(&raw mut (*shared).connections, connections);
-        clear_bits(&raw mut (*shared).flags, FULL_FLOWS | FULL_CLIENTS);
+        clear_bits(&raw mut (*shared).flags, room & (FULL_FLOWS | FULL_CLIENTS));
     }
     Some(true)
 }

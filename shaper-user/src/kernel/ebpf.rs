@@ -3,6 +3,7 @@
 use super::attach::{self, TcHook};
 pub use super::detach::detach;
 use super::detach::{Fresh, remove_all};
+use super::full::{self, Full};
 use super::interfaces::{Attached, resolve};
 use super::maps::{self, Maps};
 use super::support::Support;
@@ -59,6 +60,7 @@ pub struct EbpfKernel {
     pub(super) applied: Option<Compiled>,
     pub(super) attached: Vec<Attached>,
     pub(super) next_reap: Instant,
+    pub(super) full: Full,
     warnings: Vec<String>,
     /// The last field: what it removes, the others hold open.
     fresh: Fresh,
@@ -120,6 +122,7 @@ pub fn open(options: Options) -> Result<EbpfKernel> {
         applied: None,
         attached: Vec::new(),
         next_reap: Instant::now(),
+        full: Full::default(),
         warnings,
         fresh,
     })
@@ -222,6 +225,7 @@ impl Kernel for EbpfKernel {
         let mut sample = self.maps.sample()?;
         self.support.refused.1 = sample.stats[Stat::PacingRefused as usize];
         self.reap(sample.now, &mut sample.flows)?;
+        self.settle(&sample)?;
         let since = sample.now.saturating_sub(UDP_MEMORY);
         for (key, flow) in &sample.flows {
             if key.protocol == UDP && flow.last_seen < since {
@@ -330,7 +334,17 @@ impl Kernel for EbpfKernel {
             .report(observe, &self.attached, self.updates.as_ref())
     }
 
+    fn tables(&self) -> Vec<model::Table> {
+        full::tables(&self.pins, &self.maps.entries)
+    }
+
+    fn overflow(&self) -> model::Overflow {
+        self.full.overflow
+    }
+
     fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
+        let mut warnings = self.warnings.clone();
+        warnings.extend(self.full.warnings());
+        warnings
     }
 }

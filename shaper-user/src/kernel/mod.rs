@@ -5,6 +5,7 @@ pub mod attach;
 mod connections;
 mod detach;
 pub mod ebpf;
+mod full;
 mod interfaces;
 pub mod maps;
 pub mod netlink;
@@ -33,6 +34,8 @@ pub struct Sample {
     pub flows: Vec<(FlowKey, Flow)>,
     /// Clients, with TCP or UDP or both.
     pub clients: Vec<(ClientKey, Client)>,
+    /// The client that all those share which found no room.
+    pub overflow: Client,
     /// By [`shaper_common::stats::Stat`], summed over the CPUs.
     pub stats: [u64; STATS_LEN],
     /// Events since the last sample.
@@ -91,6 +94,16 @@ pub trait Kernel: Send {
 
     /// Whether limits work by backpressure.
     fn backpressure(&self) -> model::Backpressure;
+
+    /// Every table: how full it is, and what memory it takes.
+    fn tables(&self) -> Vec<model::Table> {
+        Vec::new()
+    }
+
+    /// What found no room in the tables.
+    fn overflow(&self) -> model::Overflow {
+        model::Overflow::default()
+    }
 
     /// What is wrong just now, for people.
     fn warnings(&self) -> Vec<String>;

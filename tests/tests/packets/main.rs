@@ -7,6 +7,7 @@
 )]
 
 mod build;
+mod full;
 mod limits;
 mod parsing;
 mod shield;
@@ -31,6 +32,7 @@ fn main() {
         limits::TESTS,
         shield::TESTS,
         switch::TESTS,
+        full::TESTS,
         window::TESTS,
     ]
     .concat()
