@@ -120,6 +120,9 @@ fn bring(udp: *const Client, client: *mut Client) {
             add(&raw mut (*client).held[direction], (*udp).held[direction]);
         }
         set_bits(&raw mut (*client).flags, (*udp).flags);
+        // With the class that it owes to: to another it would be forgiven.
+        let class = core::ptr::read_volatile((&raw const (*udp).class).cast::<u64>());
+        core::ptr::write_volatile((&raw mut (*client).class).cast::<u64>(), class);
     }
 }
 

@@ -334,7 +334,7 @@ impl Random {
 }
 
 fn flood() -> Result<()> {
-    const EACH: usize = 30_000;
+    const EACH: usize = 20_000;
     let form = Form::v4();
     let mut testbed = Testbed::new(&compiled(Tables::default()))?;
     testbed.open(tcp(&form))?;
@@ -411,7 +411,7 @@ fn udp_flood() -> Result<()> {
     let client = testbed.client(form.client)?.context("client")?;
     ensure!(client.traffic[0].packets == 3 && client.traffic[0].bytes == 3 * len);
     let mut random = Random(3);
-    for _ in 0..6 * names::MAX_UDP_FLOWS {
+    for _ in 0..4 * names::MAX_UDP_FLOWS {
         let source = Form {
             udp: true,
             ..random.form()
