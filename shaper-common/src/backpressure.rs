@@ -18,13 +18,14 @@ const MAX_HEADROOM: u64 = 1 << 40;
 const PERSIST: u64 = 250 * MILLI;
 /// What a stopped sender is allowed at once when it goes on.
 pub const STEP: u64 = 8 * MILLI;
-/// A segment that costs no more than so many round trips may be offered in each
-/// of them: the debt stops it later.
-const RTT_CLOCK: u64 = 4;
+/// Segments that a window grows by at once.
+const STEP_SEGMENTS: u64 = 5;
 /// Segments that a light flow may send at once.
 const LIGHT_SEGMENTS: u64 = 4;
 /// What flows that are not active may be ahead of those that are.
 pub const LIGHT: u64 = 100 * MILLI;
+/// Headers of a segment: IPv6 has more, and TCP without timestamps less.
+const HEADERS: u64 = 52;
 /// Payload of a full segment where nothing is known of it.
 pub const SEGMENT: u32 = 1448;
 /// What a flow before or behind its fair share has less or more, at most.
@@ -63,6 +64,8 @@ pub struct Offer {
     pub segment: u32,
     /// The unit of the window on the wire: a power of two (RFC 7323, 2.2).
     pub granule: u32,
+    /// What is open of the window that was offered before, in bytes.
+    pub left: u64,
     /// The flow is not among the active ones.
     pub light: bool,
     /// What the flow took in this epoch, in ns of the bucket.
@@ -104,7 +107,7 @@ pub const fn target(limit: &Limit) -> u64 {
 /// A window, and when to offer another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offered {
-    /// Bytes, a multiple of the granule.
+    /// Bytes; on the wire, whole granules of them.
     pub window: u64,
     /// Ns until the flow has earned more. The sender waits meanwhile and has to
     /// be told; zero: it can go on by itself.
@@ -113,37 +116,46 @@ pub struct Offered {
 
 /// The window to offer.
 ///
+/// It grows by several segments at a time, and by whole ones: what is over behind
+/// a whole one is sent as a short one, whose headers are as long as the others'.
+///
 /// A sender that finds a window smaller than a segment waits. It is woken by a
-/// window update when its share has earned [`STEP`] or a segment; should that
-/// be lost, by its own timer: it then sends what the window has room for, and
-/// asks about a closed window after ever longer times.
+/// window update when its share has earned a [`Step`]; should that be lost, by
+/// its own timer: it then sends what the window has room for, and asks about a
+/// closed window after ever longer times.
 #[inline(always)]
 #[must_use]
 pub const fn window(limit: &Limit, offer: &Offer) -> Offered {
     let granule = offer.granule as u64;
-    let segment = (offer.segment as u64 + granule - 1) & !(granule - 1);
+    // The smallest window that a whole segment fits into.
+    let least = (offer.segment as u64 + granule - 1) & !(granule - 1);
     let target = target(limit) + offer.srtt + offer.srtt / 2;
     let (early, late) = bias(offer);
     let earned = earned(limit, offer, target.saturating_sub(early));
-    if earned >= segment {
+    let step = Step::of(limit, offer, target);
+    let more = earned.saturating_sub(offer.left);
+    if more >= step.bytes && earned >= least {
         return Offered {
-            window: earned & !(granule - 1),
+            window: offer.left + whole(more, offer.segment),
             wait: 0,
         };
     }
-    let cost = limit.cost(segment) * offer.active;
-    let step = if cost > STEP { cost } else { STEP };
+    if offer.left >= least {
+        // It can go on, or what it sent will be acknowledged.
+        return Offered {
+            window: offer.left,
+            wait: 0,
+        };
+    }
     let (debt, due) = if offer.light {
         (offer.debt, target + LIGHT)
     } else {
-        (offer.debt + early, target + min(late, step))
+        (offer.debt + early, target + min(late, STEP))
     };
-    let wait = (debt + step).saturating_sub(due);
-    // One segment a round trip may be slow enough to go on with.
-    let going = cost <= RTT_CLOCK * offer.srtt && debt + cost <= due + offer.srtt / 2;
-    if going || wait == 0 {
+    let wait = (debt + step.nanos).saturating_sub(due);
+    if wait == 0 {
         return Offered {
-            window: segment,
+            window: max(offer.left + step.bytes, least),
             wait: 0,
         };
     }
@@ -154,6 +166,47 @@ pub const fn window(limit: &Limit, offer: &Offer) -> Offered {
             (offer.segment as u64 - 1) & !(granule - 1)
         },
         wait,
+    }
+}
+
+/// By how much a window grows at once.
+struct Step {
+    bytes: u64,
+    /// What is saved up, in ns of the bucket, before a sender that waits goes on.
+    nanos: u64,
+}
+
+impl Step {
+    /// [`STEP_SEGMENTS`] or fewer: never so many that the bucket runs full while
+    /// they are saved up.
+    #[inline(always)]
+    const fn of(limit: &Limit, offer: &Offer, target: u64) -> Self {
+        let segment = offer.segment as u64;
+        let cost = limit.cost(segment + HEADERS) * offer.active;
+        let most = target - target / 4;
+        let segments = if offer.light || STEP_SEGMENTS * cost <= offer.srtt {
+            1
+        } else if STEP_SEGMENTS * cost <= most {
+            STEP_SEGMENTS
+        } else if 3 * cost <= most {
+            3
+        } else {
+            1
+        };
+        Self {
+            bytes: segments * segment,
+            nanos: max(segments * cost, STEP),
+        }
+    }
+}
+
+/// The whole segments in it.
+#[inline(always)]
+const fn whole(bytes: u64, segment: u32) -> u64 {
+    // Zero is tested for where it is divided by: the kernel insists.
+    match segment {
+        0 => bytes,
+        segment => bytes - bytes % segment as u64,
     }
 }
 
@@ -310,6 +363,11 @@ pub const fn in_flight(limit: &Limit, srtt: u64, active: u64, segment: u32) -> u
 #[inline(always)]
 const fn min(a: u64, b: u64) -> u64 {
     if a < b { a } else { b }
+}
+
+#[inline(always)]
+const fn max(a: u64, b: u64) -> u64 {
+    if a > b { a } else { b }
 }
 
 #[inline(always)]

@@ -129,6 +129,12 @@ pub fn offer(
         granule: 1 << scale,
         ..Offer::default()
     };
+    if flags & FLOW_EDGE != 0 {
+        // SAFETY: a live map value.
+        let left = unsafe { (*flow).edge }.wrapping_sub(packet.ack);
+        // Behind the acknowledgement where a probe went beyond it.
+        offer.left = if left as i32 > 0 { left.into() } else { 0 };
+    }
     let (want, wait) = match wanted(ctx, hop, &mut offer, flow, client) {
         Some(offered) => {
             // SAFETY: a live map value, an aligned word.

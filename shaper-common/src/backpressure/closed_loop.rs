@@ -11,7 +11,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 const SEC: u64 = 1_000_000_000;
-const HEADERS: u64 = 52;
 const GRANULE: u32 = 1024;
 
 struct Bucket(Cell<u64>);
@@ -104,25 +103,27 @@ impl Sim {
         }
     }
 
-    /// The sender: slow start, whole segments, never beyond the edge.
+    /// The sender: slow start, never beyond the edge, and what is over behind
+    /// whole segments goes with them as a short one (Linux, `tcp_mss_split_point`).
     fn acknowledged(&mut self, now: u64, flow: usize, ack: u64, edge: u64) {
         let segment = u64::from(SEGMENT);
         let sender = &mut self.flows[flow];
         sender.cwnd += ack.saturating_sub(sender.acked);
         sender.acked = sender.acked.max(ack);
         let mut wire = now + self.srtt / 2;
-        loop {
-            let sender = &mut self.flows[flow];
-            let room = (sender.acked + sender.cwnd)
-                .min(edge)
-                .saturating_sub(sender.sent);
-            if room < segment {
-                return;
-            }
-            sender.sent += segment;
+        let mut room = (sender.acked + sender.cwnd)
+            .min(edge)
+            .saturating_sub(sender.sent);
+        if room < segment {
+            return;
+        }
+        sender.sent += room;
+        while room > 0 {
+            let bytes = room.min(segment);
+            room -= bytes;
             // 10 Gbit/s.
             wire += 1_200;
-            self.at(wire, Event::Data(flow, segment));
+            self.at(wire, Event::Data(flow, bytes));
         }
     }
 
@@ -148,7 +149,7 @@ impl Sim {
         receiver.received += bytes;
         receiver.unacknowledged += 1;
         // Every second segment, and what the sender waits for.
-        if receiver.unacknowledged == 2 || receiver.edge < receiver.received + bytes {
+        if receiver.unacknowledged == 2 || receiver.edge < receiver.received + u64::from(SEGMENT) {
             self.offer(now, flow);
         }
     }
@@ -163,6 +164,7 @@ impl Sim {
             active,
             segment: SEGMENT,
             granule: GRANULE,
+            left: receiver.edge - receiver.received,
             light: !share::is_active(receiver.share, now),
             used: share::used(receiver.share, now),
             elapsed: share::elapsed(now),
@@ -170,8 +172,11 @@ impl Sim {
         let offered = window(&self.limit, &offer);
         let window = offered.window.min(untried(receiver.received));
         receiver.edge = receiver.edge.max(receiver.received + window);
-        let (ack, edge) = (receiver.received, receiver.edge);
-        if offered.wait > 0 && edge - ack < u64::from(SEGMENT) {
+        let ack = receiver.received;
+        // What the sender sees of it: whole units.
+        let left = (receiver.edge - ack) & !u64::from(GRANULE - 1);
+        let edge = ack + left;
+        if offered.wait > 0 && left < u64::from(SEGMENT) {
             receiver.update_due = now + offered.wait;
             let (word, counted) = share::wait(receiver.share, now);
             receiver.share = word;
@@ -209,7 +214,8 @@ proptest! {
         let share = total / allowed;
         let jain = total * total / (flows as f64 * got.iter().map(|x| x * x).sum::<f64>());
         prop_assert_eq!(sim.dropped, 0, "debt of {} ms", sim.most_debt / MILLI);
-        prop_assert!((0.95..1.02).contains(&share), "{share:.3} of the rate, {flows} flows");
+        // Two headers where one would do, and a sender on a short path would get 0.985.
+        prop_assert!((0.987..1.02).contains(&share), "{share:.4} of the rate, {flows} flows");
         prop_assert!(jain > 0.95, "Jain {jain:.3}: {got:?}");
     }
 }
