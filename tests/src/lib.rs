@@ -16,6 +16,7 @@
 //! | [`haproxy`] | a HAProxy in the proxy namespace |
 //! | [`ws`] | WebSocket backends and clients |
 //! | [`traffic`] | plain TCP and UDP |
+//! | [`flood`] | packets from sources that nobody has, and whom they must not hurt |
 //! | [`shaper`] | the daemon under test and its command line |
 //! | [`testbed`] | the kernel programs alone, fed by `BPF_PROG_TEST_RUN` |
 //! | [`mod@bench`] | the benchmarks |
@@ -29,6 +30,7 @@ pub mod bench;
 pub mod cleanup;
 pub mod demo;
 pub mod empty;
+pub mod flood;
 pub mod haproxy;
 pub mod lab;
 pub mod leftovers;

@@ -7,6 +7,7 @@ mod attach;
 mod backpressure;
 mod connections;
 mod counting;
+mod full;
 mod interfaces;
 mod join;
 mod letting_go;
@@ -34,6 +35,7 @@ fn main() {
         attach::TESTS,
         counting::TESTS,
         limits::TESTS,
+        full::TESTS,
         backpressure::TESTS,
         letting_go::TESTS,
         rude::TESTS,
