@@ -31,6 +31,10 @@ pub mod op {
     pub const MERGE: u32 = 6;
     /// Add [`super::Control::value`] to the counter [`super::Control::index`].
     pub const STAT: u32 = 7;
+    /// Set the number of connections without a flow of their own to the lower half
+    /// of [`super::Control::value`]; the tables named by the upper half
+    /// ([`crate::flow::FULL_FLOWS`], [`crate::flow::FULL_CLIENTS`]) have room.
+    pub const OVERFLOW: u32 = 16;
 }
 
 /// The program did what was asked.

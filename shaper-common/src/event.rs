@@ -14,7 +14,8 @@ pub mod kind {
     pub const CONNECTION_RATE: u32 = 4;
     /// A SYN of a client at its number of connections was dropped.
     pub const MAX_CONNECTIONS: u32 = 5;
-    /// A map was full: the flow or client is not tracked and not limited.
+    /// A map was full: the connection is held with its client, or its client by
+    /// the bucket that all those share which found no room.
     pub const TABLE_FULL: u32 = 6;
 }
 

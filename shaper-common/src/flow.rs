@@ -20,6 +20,8 @@ pub const FLOW_PACED: u32 = 1 << 3;
 /// What the entry had in an earlier table has been added to it: see
 /// [`crate::control::op::MERGE`]. For flows and clients.
 pub const MERGED: u32 = 1 << 31;
+/// Its client found no room: the client's connections are one less.
+pub const FLOW_UNCOUNTED: u32 = 1 << 4;
 /// Where in the flags the window scale is (RFC 7323, 2.2): 0 to 14.
 pub const FLOW_SCALE_SHIFT: u32 = 8;
 /// Bits of the window scale.
@@ -29,6 +31,15 @@ pub const FLOW_SCALE_MASK: u32 = 0xf;
 /// under backpressure when three quarters of the burst are used; cleared by the first packet that finds the bucket full. Shift left by the
 /// direction.
 pub const CLIENT_LIMITED: u32 = 1 << 0;
+
+/// This is no remote host, but all those together that found no room: the value
+/// of the map `OVERFLOW`. Its connections are those that have no flow of their
+/// own.
+pub const CLIENT_SHARED: u32 = 1 << 8;
+/// Of the shared client: a flow found no room, and none has closed since.
+pub const FULL_FLOWS: u32 = 1 << 9;
+/// Of the shared client: a client found no room, and none was forgotten since.
+pub const FULL_CLIENTS: u32 = 1 << 10;
 
 /// One direction of a flow or a client. Counters only grow.
 #[repr(C)]
@@ -123,9 +134,10 @@ pub struct Client {
     /// When the last packet came or went, ktime in ns.
     pub last_seen: u64,
     /// Index of the client's class within its generation. The kernel reads and
-    /// writes it together with `generation`, as one word.
+    /// writes it together with `generation`, as one word. Of the shared client,
+    /// which has no class: the generation that it was last charged by.
     pub class: u32,
-    /// The policy generation that `class` belongs to.
+    /// The policy generation that `class` belongs to; 0 of the shared client.
     pub generation: u32,
     /// Open TCP connections.
     pub connections: u32,
@@ -135,12 +147,36 @@ pub struct Client {
     pub active: u64,
 }
 
+impl Client {
+    /// Nothing has passed, and nothing is known.
+    pub const NEW: Self = Self {
+        traffic: [Traffic::NEW; 2],
+        held: [0; 2],
+        last_seen: 0,
+        class: 0,
+        generation: 0,
+        connections: 0,
+        flags: 0,
+        active: 0,
+    };
+}
+
 const _: () = assert!(size_of::<Traffic>() == 40);
 const _: () = assert!(size_of::<Flow>() == 168);
 const _: () = assert!(size_of::<Client>() == 128);
 const _: () = assert!(core::mem::offset_of!(Client, class) % 8 == 0);
 const _: () =
     assert!(core::mem::offset_of!(Client, generation) == core::mem::offset_of!(Client, class) + 4);
+
+/// A flow and its client while they are made: too large for the stack.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scratch {
+    /// The flow.
+    pub flow: Flow,
+    /// Its client, where that is new too.
+    pub client: Client,
+}
 
 /// What a handshake moved before its flow existed, per direction: kept in a
 /// small LRU and moved into the flow when the handshake completes.

@@ -15,6 +15,9 @@ pub const UDP_FLOWS: &str = "UDP_FLOWS";
 pub const CLIENTS: &str = "CLIENTS";
 /// Clients that only UDP was seen from, a bounded LRU.
 pub const UDP_CLIENTS: &str = "UDP_CLIENTS";
+/// The shared client: all those that found no room in [`CLIENTS`], and how many
+/// connections found none in [`FLOWS`]; one [`crate::flow::Client`].
+pub const OVERFLOW: &str = "OVERFLOW";
 /// Handshakes under way, a bounded LRU.
 pub const HANDSHAKES: &str = "HANDSHAKES";
 /// Connection-rate buckets, a bounded LRU.
@@ -41,11 +44,12 @@ pub const WINDOW_UPDATES: &str = "WINDOW_UPDATES";
 pub const EVENT_GATE: &str = "EVENT_GATE";
 
 /// Every map that is pinned, in the order of this file.
-pub const PINNED_MAPS: [&str; 16] = [
+pub const PINNED_MAPS: [&str; 17] = [
     FLOWS,
     UDP_FLOWS,
     CLIENTS,
     UDP_CLIENTS,
+    OVERFLOW,
     HANDSHAKES,
     SYN_RATES,
     CLASSES,
@@ -75,11 +79,11 @@ pub const RELEASE: &str = "shaper_release";
 /// The XDP shield.
 pub const SHIELD: &str = "shaper_shield";
 
-/// Most TCP flows tracked.
+/// Most TCP flows tracked, where the policy says nothing else.
 pub const MAX_FLOWS: u32 = 131_072;
 /// Most UDP flows tracked; the least recently used leave first.
 pub const MAX_UDP_FLOWS: u32 = 16_384;
-/// Most clients with TCP flows.
+/// Most clients with TCP flows, where the policy says nothing else.
 pub const MAX_CLIENTS: u32 = 65_536;
 /// Most clients with UDP only.
 pub const MAX_UDP_CLIENTS: u32 = 16_384;

@@ -52,10 +52,16 @@ stats! {
     SynRateDropped => "syn_rate_dropped",
     /// SYNs dropped of clients at their number of connections.
     SynMaxDropped => "syn_max_dropped",
-    /// Flows that found the flow table full: passed, not tracked.
+    /// Connections that found the flow table full: held with their client.
     FlowTableFull => "flow_table_full",
-    /// Clients that found the client table full: passed, not limited.
+    /// Clients that found the client table full: held by the shared bucket.
     ClientTableFull => "client_table_full",
+    /// Packets of connections without a flow of their own.
+    OverflowPackets => "overflow_packets",
+    /// Bytes of those.
+    OverflowBytes => "overflow_bytes",
+    /// Connections that found room for their flow later.
+    FlowsRecovered => "flows_recovered",
     /// Flows opened.
     FlowsOpened => "flows_opened",
     /// Flows closed.

@@ -1,7 +1,7 @@
 //! Finding and making clients.
 
-use crate::atomic::MapWord;
-use crate::maps::{CLIENTS, UDP_CLIENTS};
+use crate::atomic::{MapWord, add, clear_bits, fetch_add32, set_bits};
+use crate::maps::{CLIENTS, EMPTY_CLIENT, OVERFLOW, UDP_CLIENTS};
 use crate::policy::Policy;
 use crate::report::{count, event};
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -9,7 +9,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use shaper_common::bucket;
 use shaper_common::class::Class;
 use shaper_common::event::kind;
-use shaper_common::flow::{Client, Flow, UPLOAD};
+use shaper_common::flow::{CLIENT_SHARED, Client, FLOW_UNCOUNTED, FULL_CLIENTS, Flow, UPLOAD};
 use shaper_common::key::ClientKey;
 use shaper_common::share;
 use shaper_common::stats::Stat;
@@ -23,38 +23,119 @@ pub fn find(key: &ClientKey) -> Option<*mut Client> {
     }
 }
 
-/// The client of a TCP flow, made where it is missing; `again` where the flow is
-/// older. What UDP already owed and counted comes along.
+/// The client that all those share which find no room.
 #[inline(always)]
-pub fn of_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
+pub fn shared() -> Option<*mut Client> {
+    let shared = OVERFLOW.get_ptr_mut(0);
+    if shared.is_none() {
+        count(Stat::Internal, 1);
+    }
+    shared
+}
+
+/// The `CLIENT_*` and `FULL_*` bits of a client.
+#[inline(always)]
+pub fn flags(client: *const Client) -> u32 {
+    // SAFETY: a live map value, an aligned word.
+    unsafe { core::ptr::read_volatile(&raw const (*client).flags) }
+}
+
+/// A table had no room.
+#[inline(always)]
+pub fn mark_full(shared: *mut Client, table: u32) {
+    // SAFETY: a live map value, an aligned word.
+    unsafe { set_bits(&raw mut (*shared).flags, table | CLIENT_SHARED) };
+}
+
+/// A table has room again.
+#[inline(always)]
+pub fn mark_room(table: u32) {
+    if let Some(shared) = shared()
+        && flags(shared) & table != 0
+    {
+        // SAFETY: a live map value, an aligned word.
+        unsafe { clear_bits(&raw mut (*shared).flags, table) };
+    }
+}
+
+/// The client of a TCP flow, made where it is missing; `again` where the flow is
+/// older. What UDP already owed and counted comes along. `None` without room.
+#[inline(always)]
+pub fn of_tcp(key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
     match CLIENTS.get_ptr_mut(key) {
         Some(client) => Some(client),
-        None => make_tcp(policy, key, now, again),
+        None => make_tcp(key, now, again),
     }
 }
 
 /// A function of its own for the stack's sake.
 #[inline(never)]
-fn make_tcp(policy: Policy, key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
-    let mut fresh = match UDP_CLIENTS.get_ptr_mut(key) {
-        // SAFETY: a live map value; the copy may tear between its words, which
-        // are independent counters.
-        Some(known) => unsafe { *known },
-        None => Client::default(),
-    };
-    prepare(&mut fresh, policy, key, now);
-    if CLIENTS.insert(key, &fresh, BPF_NOEXIST.into()).is_ok() {
-        if again {
-            count(Stat::ClientsRecreated, 1);
+fn make_tcp(key: &ClientKey, now: u64, again: bool) -> Option<*mut Client> {
+    let shared = shared()?;
+    // Not for every packet: until one is forgotten there will be none.
+    if again && flags(shared) & FULL_CLIENTS != 0 {
+        return None;
+    }
+    let made = CLIENTS
+        .insert(key, &EMPTY_CLIENT, BPF_NOEXIST.into())
+        .is_ok();
+    if let Some(client) = CLIENTS.get_ptr_mut(key) {
+        if made {
+            // SAFETY: a live map value. Its class is found with the first packet.
+            unsafe { (*client).last_seen = now };
+            if let Some(udp) = UDP_CLIENTS.get_ptr_mut(key) {
+                bring(udp, client);
+                let _ = UDP_CLIENTS.remove(key);
+            }
+            if again {
+                count(Stat::ClientsRecreated, 1);
+            }
         }
-        let _ = UDP_CLIENTS.remove(key);
+        return Some(client);
     }
-    let client = CLIENTS.get_ptr_mut(key);
-    if client.is_none() {
-        count(Stat::ClientTableFull, 1);
-        event(now, &key.addr, kind::TABLE_FULL, UPLOAD);
+    mark_full(shared, FULL_CLIENTS);
+    count(Stat::ClientTableFull, 1);
+    event(now, &key.addr, kind::TABLE_FULL, UPLOAD);
+    None
+}
+
+/// Brings along what a client owed and counted by UDP alone.
+#[inline(always)]
+fn bring(udp: *const Client, client: *mut Client) {
+    // SAFETY: both are live map values, the words aligned and independent of each
+    // other; other CPUs may count already.
+    unsafe {
+        for direction in 0..2 {
+            let (from, to) = (
+                &raw const (*udp).traffic[direction],
+                &raw mut (*client).traffic[direction],
+            );
+            if (*to).tat < (*from).tat {
+                core::ptr::write_volatile(&raw mut (*to).tat, (*from).tat);
+            }
+            add(&raw mut (*to).bytes, (*from).bytes);
+            add(&raw mut (*to).packets, (*from).packets);
+            add(&raw mut (*to).dropped_bytes, (*from).dropped_bytes);
+            add(&raw mut (*to).dropped_packets, (*from).dropped_packets);
+            add(&raw mut (*client).held[direction], (*udp).held[direction]);
+        }
+        set_bits(&raw mut (*client).flags, (*udp).flags);
+        // With the class that it owes to: to another it would be forgiven.
+        let class = core::ptr::read_volatile((&raw const (*udp).class).cast::<u64>());
+        core::ptr::write_volatile((&raw mut (*client).class).cast::<u64>(), class);
     }
-    client
+}
+
+/// The client of a flow had no room when it opened, and has now. A function of its
+/// own for the stack's sake.
+#[inline(never)]
+pub fn count_late(flow: *mut Flow, client: *mut Client) {
+    // SAFETY: both are live map values, the words aligned.
+    unsafe {
+        if clear_bits(&raw mut (*flow).flags, FLOW_UNCOUNTED) {
+            fetch_add32(&raw mut (*client).connections, 1);
+        }
+    }
 }
 
 /// The client of a UDP flow, made in the bounded LRU where it is missing.
@@ -66,7 +147,7 @@ pub fn of_udp(policy: Policy, key: &ClientKey, now: u64) -> Option<*mut Client> 
     }
 }
 
-/// See [`make_tcp`].
+/// See [`make_tcp`]. The LRU always has room.
 #[inline(never)]
 fn make_udp(policy: Policy, key: &ClientKey, now: u64) -> Option<*mut Client> {
     let mut fresh = Client::default();
@@ -76,7 +157,7 @@ fn make_udp(policy: Policy, key: &ClientKey, now: u64) -> Option<*mut Client> {
 }
 
 #[inline(always)]
-fn prepare(client: &mut Client, policy: Policy, key: &ClientKey, now: u64) {
+pub fn prepare(client: &mut Client, policy: Policy, key: &ClientKey, now: u64) {
     client.last_seen = now;
     client.generation = policy.generation;
     client.class = Policy::rule(policy.generation, key);
@@ -99,6 +180,10 @@ pub fn class_of(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<
 fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'static Class> {
     let index = Policy::rule(policy.generation, key);
     let class = policy.class(index)?;
+    if flags(client) & CLIENT_SHARED != 0 {
+        renew_shared(policy, client);
+        return Some(class);
+    }
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: `client` is a live map value; for the last word see `class_of`.
@@ -111,6 +196,22 @@ fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'stati
         core::ptr::write_volatile((&raw mut (*client).class).cast::<u64>(), word);
     }
     Some(class)
+}
+
+/// The shared client is of no class: every packet is charged by its own. What it
+/// owes under one policy is not held against it under the next.
+#[inline(always)]
+fn renew_shared(policy: Policy, client: *mut Client) {
+    // SAFETY: `client` is a live map value, the words aligned. Two CPUs may do it
+    // at once.
+    unsafe {
+        if core::ptr::read_volatile(&raw const (*client).class) == policy.generation {
+            return;
+        }
+        core::ptr::write_volatile(&raw mut (*client).class, policy.generation);
+        core::ptr::write_volatile(&raw mut (*client).traffic[0].tat, 0);
+        core::ptr::write_volatile(&raw mut (*client).traffic[1].tat, 0);
+    }
 }
 
 /// Changes a flow's share word by `next`, and counts the flow among the active

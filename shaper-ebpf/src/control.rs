@@ -5,6 +5,7 @@ use crate::client::{self, owes};
 use crate::maps::{CLIENTS, FLOWS, STATS, UDP_CLIENTS, UDP_FLOWS};
 use crate::policy::Policy;
 use crate::report::count;
+use crate::sockets::Opened;
 use crate::{packet, sockets};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
@@ -12,7 +13,8 @@ use shaper_common::backpressure::{Leeway, hard};
 use shaper_common::bucket::{self, Limit};
 use shaper_common::control::{DONE, op};
 use shaper_common::flow::{
-    DOWNLOAD, FLOW_ADOPTED, FLOW_EDGE, FLOW_SCALE_SHIFT, FLOW_WINDOW, Flow, MERGED, Traffic, UPLOAD,
+    DOWNLOAD, FLOW_ADOPTED, FLOW_EDGE, FLOW_SCALE_SHIFT, FLOW_WINDOW, FULL_CLIENTS, FULL_FLOWS,
+    Flow, MERGED, Traffic, UPLOAD,
 };
 use shaper_common::key::{ClientKey, FlowKey, TCP, UDP};
 use shaper_common::stats::Stat;
@@ -55,6 +57,7 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
                 }
             };
         }
+        op::OVERFLOW => return overflow(value as u32, (value >> 32) as u32),
         op::CLOSE if key.protocol == UDP => {
             let gone = UDP_FLOWS.remove(&key).is_ok();
             count(Stat::FlowsClosed, u64::from(gone));
@@ -65,15 +68,18 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
     let policy = Policy::current()?;
     let settings = policy.settings()?;
     match op {
-        op::COUNT => Some(connections(policy, &client, value as u32)),
+        op::COUNT => Some(connections(&client, value as u32)),
         op::LIMIT => {
             let limits = request.0.limits;
             Some(limit(&key, limits))
         }
         op::ADOPT => {
             let window = window_flags(value);
-            let opened = sockets::open(policy, settings, &key, FLOW_ADOPTED | window);
-            Some(opened || learn(&key, window))
+            match sockets::open(policy, settings, &key, FLOW_ADOPTED | window) {
+                Opened::New => Some(true),
+                Opened::Known => Some(learn(&key, window)),
+                Opened::NoRoom => Some(false),
+            }
         }
         op::CLOSE => Some(sockets::close(settings, &key)),
         _ => None,
@@ -213,16 +219,28 @@ fn merge_edges(key: &FlowKey, [edge, honoured]: [u32; 2]) {
 
 /// A function of its own for the stack's sake.
 #[inline(never)]
-fn connections(policy: Policy, key: &ClientKey, value: u32) -> bool {
+fn connections(key: &ClientKey, value: u32) -> bool {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // Made where a new client prefix has just brought it about.
-    let Some(client) = client::of_tcp(policy, key, now, false) else {
+    let Some(client) = client::of_tcp(key, now, false) else {
         return false;
     };
     // SAFETY: a live map value, an aligned word.
     unsafe { core::ptr::write_volatile(&raw mut (*client).connections, value) };
     true
+}
+
+/// What the daemon has found: connections without a flow.
+#[inline(always)]
+fn overflow(connections: u32, room: u32) -> Option<bool> {
+    let shared = client::shared()?;
+    // SAFETY: a live map value, the words aligned.
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*shared).connections, connections);
+        clear_bits(&raw mut (*shared).flags, room & (FULL_FLOWS | FULL_CLIENTS));
+    }
+    Some(true)
 }
 
 #[inline(always)]
@@ -234,6 +252,7 @@ fn forget(key: &ClientKey, unseen_since: u64) -> bool {
         && !owes(client, now, unseen_since)
     {
         gone = CLIENTS.remove(key).is_ok();
+        client::mark_room(FULL_CLIENTS);
     }
     if let Some(client) = UDP_CLIENTS.get_ptr_mut(key)
         && !owes(client, now, unseen_since)

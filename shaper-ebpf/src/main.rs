@@ -10,6 +10,7 @@
 //! | [`pacing`] | download backpressure: the pacing rate |
 //! | [`sockets`] | `sock_ops`: flows open and close |
 //! | [`adopt`] | sockets that were open before, and those that are left |
+//! | [`overflow`] | connections that found no room for a flow |
 //! | [`control`] | what the daemon asks for, attached nowhere |
 //! | [`policy`] | generation, settings, ports, classes |
 //! | [`client`] | finding and making clients |
@@ -27,6 +28,7 @@ mod client;
 mod control;
 mod maps;
 mod options;
+mod overflow;
 mod pacing;
 mod packet;
 mod policy;

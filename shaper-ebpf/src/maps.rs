@@ -4,7 +4,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use shaper_common::class::{Class, MAX_CLASSES, PORT_WORDS, Settings};
-use shaper_common::flow::{Client, Flow, Handshake};
+use shaper_common::flow::{Client, Flow, Handshake, Scratch};
 use shaper_common::key::{ClientKey, FlowKey, RuleKey};
 use shaper_common::names;
 use shaper_common::stats::STATS_LEN;
@@ -22,6 +22,9 @@ pub static CLIENTS: HashMap<ClientKey, Client> = HashMap::with_max_entries(names
 #[map]
 pub static UDP_CLIENTS: LruHashMap<ClientKey, Client> =
     LruHashMap::with_max_entries(names::MAX_UDP_CLIENTS, 0);
+
+#[map]
+pub static OVERFLOW: Array<Client> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static HANDSHAKES: LruHashMap<FlowKey, Handshake> =
@@ -61,5 +64,12 @@ pub static WINDOW_UPDATES: RingBuf = RingBuf::with_byte_size(names::UPDATE_RING_
 #[map]
 pub static EVENT_GATE: Array<u64> = Array::with_max_entries(1, 0);
 
+/// Of the TC ingress program alone, which nothing interrupts on its CPU that
+/// would use it too. Not pinned.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
 /// A flow before its first packet: too large for the stack.
 pub static EMPTY: Flow = Flow::NEW;
+/// A client before its first packet.
+pub static EMPTY_CLIENT: Client = Client::NEW;

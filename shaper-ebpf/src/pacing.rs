@@ -115,14 +115,12 @@ fn held(
     ops: *mut bpf_sock_ops,
 ) -> Option<Held> {
     let (sent, srtt) = sent(ops);
+    // Without a flow nobody could give the rate back in the end.
+    let flow: *mut Flow = FLOWS.get_ptr_mut(key)?;
     let client_key = settings.client(&key.client);
     let client: *mut Client = CLIENTS.get_ptr_mut(&client_key)?;
     let class = client::class_of(policy, &client_key, client)?;
-    let flow: Option<*mut Flow> = FLOWS.get_ptr_mut(key);
-    let own = match flow {
-        Some(flow) => flow_limit::<{ DOWNLOAD as usize }>(class, flow),
-        None => Limit::NONE,
-    };
+    let own = flow_limit::<{ DOWNLOAD as usize }>(class, flow);
     if !holds::<{ DOWNLOAD as usize }>(class, &own, settings) {
         return None;
     }
@@ -132,9 +130,7 @@ fn held(
         rate: UNPACED - 1,
         in_flight: 0,
     };
-    if own.is_set()
-        && let Some(flow) = flow
-    {
+    if own.is_set() {
         // SAFETY: a live map value, an aligned word.
         let tat = unsafe { core::ptr::read_volatile(&raw const (*flow).traffic[1].tat) };
         let burst = Burst {

@@ -17,7 +17,9 @@ use aya_log_ebpf::debug;
 use shaper_common::bucket;
 use shaper_common::class::{CLASS_EXEMPT, Settings};
 use shaper_common::event::kind;
-use shaper_common::flow::{Client, DOWNLOAD, FLOW_PACED, Flow, Handshake, UPLOAD};
+use shaper_common::flow::{
+    Client, DOWNLOAD, FLOW_PACED, FLOW_UNCOUNTED, FULL_FLOWS, Flow, Handshake, UPLOAD,
+};
 use shaper_common::key::{Addr, ClientKey, FlowKey, TCP, map_v4};
 use shaper_common::stats::Stat;
 
@@ -31,22 +33,32 @@ const TCP_CLOSE: u32 = 7;
 #[inline(always)]
 pub fn observe(ctx: &SockOpsContext) {
     match ctx.op() {
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+        op @ (BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
+        | BPF_SOCK_OPS_RTT_CB
+        | BPF_SOCK_OPS_HDR_OPT_LEN_CB) => {
             let Some((policy, settings, key)) = watched(ctx) else {
                 return;
             };
-            // Also where the flow is there already: this socket's close ends it.
-            let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG;
-            let _ = ctx.set_cb_flags(flags as i32);
-            if open(policy, settings, &key, FLOW_PACED) {
-                debug!(ctx, "open: {} from {}", key.local_port, key.client_port);
+            let late = op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB;
+            if !late {
+                // Also where the flow is there already: this socket's close ends it.
+                let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG;
+                let _ = ctx.set_cb_flags(flags as i32);
+            }
+            if !late || lacks_flow(&key) {
+                match open(policy, settings, &key, FLOW_PACED) {
+                    Opened::New => {
+                        debug!(ctx, "open: {} from {}", key.local_port, key.client_port);
+                        if late {
+                            overflowed(-1);
+                            count(Stat::FlowsRecovered, 1);
+                        }
+                    }
+                    Opened::NoRoom if !late => overflowed(1),
+                    _ => {}
+                }
             }
             pacing::apply(ctx, policy, settings, &key);
-        }
-        BPF_SOCK_OPS_RTT_CB | BPF_SOCK_OPS_HDR_OPT_LEN_CB => {
-            if let Some((policy, settings, key)) = watched(ctx) {
-                pacing::apply(ctx, policy, settings, &key);
-            }
         }
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {
             let Some((_, settings, key)) = watched(ctx) else {
@@ -54,6 +66,8 @@ pub fn observe(ctx: &SockOpsContext) {
             };
             if close(settings, &key) {
                 debug!(ctx, "close: {} from {}", key.local_port, key.client_port);
+            } else {
+                overflowed(-1);
             }
         }
         _ => {}
@@ -113,22 +127,63 @@ fn watched(ctx: &SockOpsContext) -> Option<(Policy, &'static Settings, FlowKey)>
     Some((policy, settings, key))
 }
 
-/// Begins a flow; `false` where there is one already, or no room.
+/// One connection without a flow more or less.
+#[inline(always)]
+pub fn overflowed(change: i32) {
+    if let Some(shared) = client::shared() {
+        // SAFETY: a live map value, an aligned word. The daemon may have counted
+        // anew meanwhile: never below 0.
+        unsafe {
+            if change > 0 {
+                fetch_add32(&raw mut (*shared).connections, 1);
+            } else {
+                decrement32(&raw mut (*shared).connections);
+            }
+        }
+    }
+}
+
+/// Whether the connection found no room for its flow, and there is room now.
+#[inline(always)]
+fn lacks_flow(key: &FlowKey) -> bool {
+    let Some(shared) = client::shared() else {
+        return false;
+    };
+    // SAFETY: a live map value, an aligned word.
+    let lacking = unsafe { core::ptr::read_volatile(&raw const (*shared).connections) };
+    lacking != 0 && client::flags(shared) & FULL_FLOWS == 0 && FLOWS.get_ptr_mut(key).is_none()
+}
+
+/// What became of a flow that was to begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// It has begun.
+    New,
+    /// It was there already.
+    Known,
+    /// The table is full: the connection has no flow.
+    NoRoom,
+}
+
+/// Begins a flow.
 #[inline(never)]
-pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> bool {
+pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> Opened {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     match FLOWS.insert(key, &EMPTY, BPF_NOEXIST.into()) {
         Ok(()) => {}
-        Err(EEXIST) => return false,
+        Err(EEXIST) => return Opened::Known,
         Err(_) => {
+            if let Some(shared) = client::shared() {
+                client::mark_full(shared, FULL_FLOWS);
+            }
             count(Stat::FlowTableFull, 1);
             event(now, &key.client, kind::TABLE_FULL, UPLOAD);
-            return false;
+            return Opened::NoRoom;
         }
     }
     let Some(flow) = FLOWS.get_ptr_mut(key) else {
-        return false;
+        return Opened::Known;
     };
     let flow: *mut Flow = flow;
     // SAFETY: a live map value, the words aligned; it is this socket's.
@@ -141,8 +196,10 @@ pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> b
     let handshake = handshake(key, flow);
     count(Stat::FlowsOpened, 1);
     let client_key = settings.client(&key.client);
-    let Some(client) = client::of_tcp(policy, &client_key, now, false) else {
-        return true;
+    let Some(client) = client::of_tcp(&client_key, now, false) else {
+        // SAFETY: a live map value, an aligned word.
+        unsafe { set_bits(&raw mut (*flow).flags, FLOW_UNCOUNTED) };
+        return Opened::New;
     };
     // SAFETY: a live map value, an aligned word.
     unsafe { fetch_add32(&raw mut (*client).connections, 1) };
@@ -151,7 +208,7 @@ pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> b
         charge_handshake::<{ UPLOAD as usize }>(client, &handshake, now, exempt, &class.upload);
         charge_handshake::<{ DOWNLOAD as usize }>(client, &handshake, now, exempt, &class.download);
     }
-    true
+    Opened::New
 }
 
 /// Moves what was kept of the handshake into its flow.
@@ -201,15 +258,22 @@ fn charge_handshake<const DIR: usize>(
     }
 }
 
-/// Ends a flow; `false` where there was none (one that found no room was not
-/// counted either).
+/// Ends a flow; `false` where there was none.
 #[inline(never)]
 pub fn close(settings: &Settings, key: &FlowKey) -> bool {
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: a live map value, an aligned word.
+    let flags = unsafe { core::ptr::read_volatile(&raw const (*flow).flags) };
     if FLOWS.remove(key).is_err() {
         return false;
     }
+    client::mark_room(FULL_FLOWS);
     count(Stat::FlowsClosed, 1);
-    let _ = release(&settings.client(&key.client));
+    if flags & FLOW_UNCOUNTED == 0 {
+        let _ = release(&settings.client(&key.client));
+    }
     true
 }
 

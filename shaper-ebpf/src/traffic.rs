@@ -3,11 +3,11 @@
 
 use crate::Verdict;
 use crate::atomic::{MapWord, add, clear_bits, set_bits};
-use crate::maps::{EMPTY, FLOWS, HANDSHAKES, INTERFACES, UDP_FLOWS};
+use crate::maps::{FLOWS, HANDSHAKES, INTERFACES, SCRATCH, UDP_CLIENTS, UDP_FLOWS};
 use crate::packet::{self, Packet, Stop};
 use crate::policy::{Policy, flow_limit, observes};
 use crate::report::{count, event};
-use crate::{client, shield, window};
+use crate::{client, overflow, shield, window};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
@@ -16,7 +16,8 @@ use shaper_common::bucket::{self, Limit, Word};
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT, Class, Settings};
 use shaper_common::event::kind;
 use shaper_common::flow::{
-    CLIENT_LIMITED, Client, DOWNLOAD, FLOW_EDGE, Flow, Handshake, Traffic, UPLOAD,
+    CLIENT_LIMITED, CLIENT_SHARED, Client, DOWNLOAD, FLOW_EDGE, FLOW_UNCOUNTED, Flow, Handshake,
+    Traffic, UPLOAD,
 };
 use shaper_common::key::{ClientKey, FlowKey, TCP};
 use shaper_common::names::IFACE_SHIELDED;
@@ -25,9 +26,9 @@ use shaper_common::stats::Stat;
 
 /// What crosses the wire: an aggregate is several packets, each with headers.
 #[derive(Clone, Copy)]
-struct Size {
-    bytes: u64,
-    packets: u64,
+pub struct Size {
+    pub bytes: u64,
+    pub packets: u64,
 }
 
 /// One packet on its way in direction `DIR`. What can't be read passes.
@@ -76,12 +77,21 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
     };
     if key.protocol == TCP {
         let Some(flow) = FLOWS.get_ptr_mut(key) else {
+            if packet.flags & (packet::SYN | packet::RST) == 0
+                && let Some(verdict) = overflow::packet::<DIR>(ctx, &hop)
+            {
+                return Ok(verdict);
+            }
             return Ok(untracked::<DIR>(ctx, &hop, &packet));
         };
-        let Some(client) = client::of_tcp(policy, &client_key, now, true) else {
-            count_flow::<DIR>(flow, &hop);
-            return Ok(Verdict::Pass);
+        let Some(client) = client::of_tcp(&client_key, now, true) else {
+            return Ok(overflow::shared::<DIR>(&hop, flow));
         };
+        // SAFETY: `flow` is a live map value, an aligned word.
+        let flags = unsafe { core::ptr::read_volatile(&raw const (*flow).flags) };
+        if flags & FLOW_UNCOUNTED != 0 {
+            client::count_late(flow, client);
+        }
         let verdict = hop.limit::<DIR>(&packet, payload, flow, client);
         if DIR == DOWNLOAD as usize && verdict == Verdict::Pass {
             window::offer(ctx, &hop, &packet, flow, client);
@@ -211,33 +221,7 @@ fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) 
 fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop> {
     let flow = match UDP_FLOWS.get_ptr_mut(hop.key) {
         Some(flow) => flow,
-        None if DIR == UPLOAD as usize => {
-            if shield::check(hop.policy, hop.settings, hop.client_key, false, hop.now)
-                == Verdict::Drop
-            {
-                return Ok(Verdict::Drop);
-            }
-            let opened = UDP_FLOWS
-                .insert(hop.key, &EMPTY, BPF_NOEXIST.into())
-                .is_ok();
-            match UDP_FLOWS.get_ptr_mut(hop.key) {
-                Some(flow) => {
-                    if opened {
-                        count(Stat::FlowsOpened, 1);
-                        // SAFETY: a live map value.
-                        unsafe {
-                            (*flow).created = hop.now;
-                            (*flow).last_seen = hop.now;
-                        }
-                    }
-                    flow
-                }
-                None => {
-                    count(Stat::FlowTableFull, 1);
-                    return Ok(Verdict::Pass);
-                }
-            }
-        }
+        None if DIR == UPLOAD as usize => return Ok(first(hop)),
         None => {
             count(Stat::UntrackedDownloadPackets, hop.size.packets);
             count(Stat::UntrackedDownloadBytes, hop.size.bytes);
@@ -251,15 +235,77 @@ fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop
     Ok(hop.limit::<DIR>(packet, 0, flow, client))
 }
 
+/// The first packet of a UDP flow. What it makes is filled in before it is put
+/// into the tables, and not looked up: an LRU gives what was looked up a second
+/// turn, so a flood of sources that send once pushes out its own, and not those
+/// that are in use.
+#[inline(never)]
+fn first(hop: &Hop<'_>) -> Verdict {
+    if shield::check(hop.policy, hop.settings, hop.client_key, false, hop.now) == Verdict::Drop {
+        return Verdict::Drop;
+    }
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        count(Stat::Internal, 1);
+        return Verdict::Pass;
+    };
+    let known = client::find(hop.client_key);
+    // SAFETY: this CPU's value, which nothing else uses meanwhile.
+    let scratch = unsafe { &mut *scratch };
+    let client = match known {
+        Some(client) => client,
+        None => {
+            scratch.client = Client::NEW;
+            client::prepare(&mut scratch.client, hop.policy, hop.client_key, hop.now);
+            &raw mut scratch.client
+        }
+    };
+    let verdict = overflow::charge::<{ UPLOAD as usize }>(hop, client);
+    scratch.flow = Flow::NEW;
+    scratch.flow.created = hop.now;
+    scratch.flow.last_seen = hop.now;
+    scratch.flow.generation = hop.policy.generation;
+    let traffic = &mut scratch.flow.traffic[0];
+    if verdict == Verdict::Pass {
+        (traffic.bytes, traffic.packets) = (hop.size.bytes, hop.size.packets);
+        // Its bucket is full, if it has one.
+        if let Some(class) = client::class_of(hop.policy, hop.client_key, client) {
+            traffic.tat = hop.now + class.flow_upload.cost(hop.size.bytes);
+        }
+    } else {
+        (traffic.dropped_bytes, traffic.dropped_packets) = (hop.size.bytes, hop.size.packets);
+    }
+    if known.is_none()
+        && UDP_CLIENTS
+            .insert(hop.client_key, &scratch.client, BPF_NOEXIST.into())
+            .is_err()
+        && let Some(client) = client::find(hop.client_key)
+    {
+        // Another CPU was faster.
+        // SAFETY: a live map value.
+        unsafe { add_to(&raw mut (*client).traffic[0], hop.size) };
+    }
+    if UDP_FLOWS
+        .insert(hop.key, &scratch.flow, BPF_NOEXIST.into())
+        .is_ok()
+    {
+        count(Stat::FlowsOpened, 1);
+    } else if let Some(flow) = UDP_FLOWS.get_ptr_mut(hop.key) {
+        count_flow::<{ UPLOAD as usize }>(flow, hop);
+    } else {
+        count(Stat::FlowTableFull, 1);
+    }
+    verdict
+}
+
 /// A packet with everything that is known of it.
 pub struct Hop<'a> {
     pub policy: Policy,
     pub settings: &'a Settings,
     pub key: &'a FlowKey,
     pub client_key: &'a ClientKey,
-    size: Size,
+    pub size: Size,
     /// A byte limit may drop it: it carries payload, and opens or closes nothing.
-    droppable: bool,
+    pub droppable: bool,
     pub now: u64,
 }
 
@@ -382,7 +428,7 @@ impl Hop<'_> {
     }
 
     #[inline(always)]
-    fn mark_limited<const DIR: usize>(&self, client: *mut Client, word: &MapWord) {
+    pub fn mark_limited<const DIR: usize>(&self, client: *mut Client, word: &MapWord) {
         let bit = CLIENT_LIMITED << DIR;
         // SAFETY: `client` is a live map value, its words aligned.
         unsafe {
@@ -391,16 +437,24 @@ impl Hop<'_> {
             {
                 let debt = bucket::debt(word.load(), self.now);
                 add(&raw mut (*client).held[DIR], debt);
-                event(self.now, &self.client_key.addr, kind::LIMITED, DIR as u32);
+                self.tell(client, kind::LIMITED, DIR as u32);
             }
         }
     }
 
     #[inline(always)]
-    fn mark_released<const DIR: usize>(&self, client: *mut Client) {
+    pub fn mark_released<const DIR: usize>(&self, client: *mut Client) {
         // SAFETY: `client` is a live map value, an aligned word.
         if unsafe { clear_bits(&raw mut (*client).flags, CLIENT_LIMITED << DIR) } {
-            event(self.now, &self.client_key.addr, kind::RELEASED, DIR as u32);
+            self.tell(client, kind::RELEASED, DIR as u32);
+        }
+    }
+
+    /// Of the shared client `status` tells: it is nobody in particular.
+    #[inline(always)]
+    fn tell(&self, client: *const Client, kind: u32, direction: u32) {
+        if client::flags(client) & CLIENT_SHARED == 0 {
+            event(self.now, &self.client_key.addr, kind, direction);
         }
     }
 }
@@ -426,7 +480,7 @@ fn renew(flow: *mut Flow, class: &Class, generation: u32, now: u64) {
 }
 
 #[inline(always)]
-fn client_limit<const DIR: usize>(class: &Class) -> Option<&Limit> {
+pub fn client_limit<const DIR: usize>(class: &Class) -> Option<&Limit> {
     if class.flags & CLASS_EXEMPT != 0 {
         return None;
     }
@@ -439,7 +493,7 @@ fn client_limit<const DIR: usize>(class: &Class) -> Option<&Limit> {
 }
 
 #[inline(always)]
-fn count_flow<const DIR: usize>(flow: *mut Flow, hop: &Hop<'_>) {
+pub fn count_flow<const DIR: usize>(flow: *mut Flow, hop: &Hop<'_>) {
     // SAFETY: `flow` is a live map value; see `Hop::limit` for `last_seen`.
     unsafe {
         add_to(&raw mut (*flow).traffic[DIR], hop.size);
@@ -450,7 +504,7 @@ fn count_flow<const DIR: usize>(flow: *mut Flow, hop: &Hop<'_>) {
 /// # Safety
 /// `traffic` points into a live map value.
 #[inline(always)]
-unsafe fn add_to(traffic: *mut Traffic, size: Size) {
+pub unsafe fn add_to(traffic: *mut Traffic, size: Size) {
     // SAFETY: by this function's contract; the words are aligned.
     unsafe {
         add(&raw mut (*traffic).bytes, size.bytes);

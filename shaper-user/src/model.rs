@@ -368,6 +368,33 @@ pub struct HardLimitOnly {
     pub udp: u64,
 }
 
+/// A table of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Its map, in small letters: `flows`, `clients`, …
+    pub name: String,
+    /// How many it holds now; null where that is not counted.
+    pub entries: Option<u64>,
+    /// How many it may hold (of a ring buffer: bytes).
+    pub max: u64,
+    /// Its memory, as the kernel says; null where it does not.
+    pub bytes: Option<u64>,
+}
+
+/// What found no room in the tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overflow {
+    /// Open TCP connections without a flow of their own: held with their client,
+    /// by dropping alone.
+    pub connections: u64,
+    /// Clients came that found no room, and none has left since.
+    pub clients_full: bool,
+    /// What clients without room sent to this host, through one bucket together.
+    pub upload: Direction,
+    /// What this host sent to clients without room, likewise.
+    pub download: Direction,
+}
+
 /// The answer to `status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -386,6 +413,12 @@ pub struct Status {
     /// Flows that only the hard limit holds.
     #[serde(default)]
     pub hard_limit_only: HardLimitOnly,
+    /// Every table of the kernel.
+    #[serde(default)]
+    pub tables: Vec<Table>,
+    /// What found no room in them.
+    #[serde(default)]
+    pub overflow: Overflow,
     /// HAProxy's sockets; empty when there is none.
     #[serde(default)]
     pub haproxy: Vec<HaproxySocket>,

@@ -16,6 +16,7 @@
 //! | [`haproxy`] | a HAProxy in the proxy namespace |
 //! | [`ws`] | WebSocket backends and clients |
 //! | [`traffic`] | plain TCP and UDP |
+//! | [`flood`] | packets from sources that nobody has, and whom they must not hurt |
 //! | [`shaper`] | the daemon under test and its command line |
 //! | [`confined`] | what the systemd unit forbids, done to the daemon under test |
 //! | [`testbed`] | the kernel programs alone, fed by `BPF_PROG_TEST_RUN` |
@@ -33,6 +34,7 @@ pub mod cleanup;
 pub mod confined;
 pub mod demo;
 pub mod empty;
+pub mod flood;
 pub mod haproxy;
 pub mod killed;
 pub mod lab;

@@ -7,8 +7,8 @@ use aya::{Ebpf, EbpfLoader};
 use shaper_common::bucket::Limit;
 use shaper_common::class::{Class, Settings, mask};
 use shaper_common::control::{Control, DONE, op};
-use shaper_common::flow::{Client, Flow};
-use shaper_common::key::{FlowKey, V4_MAPPED_BITS};
+use shaper_common::flow::{Client, Flow, Handshake};
+use shaper_common::key::{ClientKey, FlowKey, V4_MAPPED_BITS};
 use shaper_common::names;
 use shaper_common::stats::Stat;
 use shaper_user::addr::{from_kernel, prefix_to_kernel, to_kernel};
@@ -102,9 +102,12 @@ impl Testbed {
     /// # Errors
     /// When the kernel refuses a program or a map.
     pub fn new(compiled: &Compiled) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
-            .override_global(aya_log::LEVEL, &0_u8, false)
-            .load(OBJECT)?;
+        let mut loader = EbpfLoader::new();
+        loader.override_global(aya_log::LEVEL, &0_u8, false);
+        for (name, entries) in compiled.tables.by_name() {
+            loader.map_max_entries(name, entries);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
         for name in [names::INGRESS, names::EGRESS, names::CONTROL] {
             let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
             program.load()?;
@@ -282,6 +285,25 @@ impl Testbed {
     /// When the map cannot be read.
     pub fn stat(&mut self, stat: Stat) -> Result<u64> {
         Ok(self.sample()?.stats[stat as usize])
+    }
+
+    /// How many entries a table has.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn entries(&self, name: &str) -> Result<usize> {
+        let entries = self.maps.entries;
+        Ok(match name {
+            names::FLOWS => entries.flows,
+            names::CLIENTS => entries.clients,
+            names::HANDSHAKES => self.keys::<FlowKey, Handshake>(name)?,
+            _ => self.keys::<ClientKey, u64>(name)?,
+        })
+    }
+
+    fn keys<K: aya::Pod, V: aya::Pod>(&self, name: &str) -> Result<usize> {
+        let map = self.ebpf.map(name).context("map")?;
+        Ok(aya::maps::HashMap::<_, K, V>::try_from(map)?.keys().count())
     }
 
     /// A flow, where it is tracked.

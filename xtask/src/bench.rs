@@ -13,7 +13,9 @@ pub struct Args {
     /// to real TCP, beside other limiters), `isolation` (latency of light WebSockets
     /// beside a heavy one), `proxy-cost` (CPU of HAProxy and the kernel for 100
     /// throttled WebSockets), `balance` (load of two servers with leastconn alone and
-    /// with our agent) or `join` (what asking HAProxy costs with 10,000 WebSockets)
+    /// with our agent), `join` (what asking HAProxy costs with 10,000 WebSockets) or
+    /// `flood` (what floods from a million sources cost, and what becomes of open
+    /// connections)
     name: String,
     /// Options of that benchmark
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

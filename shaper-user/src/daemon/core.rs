@@ -614,6 +614,8 @@ impl<K: Kernel> Core<K> {
             interfaces: self.kernel.interfaces(),
             backpressure: self.kernel.backpressure(),
             hard_limit_only: totals.hard_limit_only,
+            tables: self.kernel.tables(),
+            overflow: self.kernel.overflow(),
             haproxy,
             // Known where they run, outside of this thread.
             drains: Vec::new(),

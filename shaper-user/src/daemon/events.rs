@@ -184,7 +184,11 @@ fn write(line: Line, compiled: &Compiled, policy: &Policy) {
             tracing::info!(client, rule, "dropped a SYN: too many connections");
         }
         What::Other(kind::TABLE_FULL) => {
-            tracing::warn!(client, rule, "a table is full: passed, not limited");
+            tracing::warn!(
+                client,
+                rule,
+                "a table is full: held with its client, or with all others without room"
+            );
         }
         What::Other(other) => tracing::debug!(client, kind = other, "unknown event"),
     }

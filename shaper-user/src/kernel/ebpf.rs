@@ -3,6 +3,7 @@
 use super::attach::{self, TcHook};
 pub use super::detach::detach;
 use super::detach::{Fresh, remove_all};
+use super::full::{self, Full};
 use super::interfaces::{Attached, Interfaces};
 use super::maps::{self, Maps};
 use super::migrate::{self, Found, Migration};
@@ -68,6 +69,7 @@ pub struct EbpfKernel {
     hooked: bool,
     /// What an interrupted start or detach left: counted anew once.
     interrupted: bool,
+    pub(super) full: Full,
     warnings: Vec<String>,
     /// Why the tables still have another size than the policy says.
     not_resized: Option<String>,
@@ -146,6 +148,7 @@ pub fn open(mut options: Options) -> Result<EbpfKernel> {
         migration,
         hooked: false,
         interrupted,
+        full: Full::default(),
         warnings,
         not_resized: None,
         fresh,
@@ -372,6 +375,7 @@ impl Kernel for EbpfKernel {
         let mut sample = self.maps.sample()?;
         self.support.refused.1 = sample.stats[Stat::PacingRefused as usize];
         self.reap(sample.now, &mut sample.flows)?;
+        self.look_for_room(&sample)?;
         let since = sample.now.saturating_sub(UDP_MEMORY);
         for (key, flow) in &sample.flows {
             if key.protocol == UDP && flow.last_seen < since {
@@ -439,10 +443,19 @@ impl Kernel for EbpfKernel {
             .report(observe, &self.interfaces.rows, self.updates.as_ref())
     }
 
+    fn tables(&self) -> Vec<model::Table> {
+        full::tables(&self.pins, &self.maps.entries)
+    }
+
+    fn overflow(&self) -> model::Overflow {
+        self.full.overflow
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         warnings.extend_from_slice(&self.interfaces.warnings);
         warnings.extend(self.not_resized.clone());
+        warnings.extend(self.full.warnings());
         warnings
     }
 

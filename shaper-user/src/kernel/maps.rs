@@ -24,6 +24,7 @@ pub struct Maps {
     udp_flows: MapData,
     clients: MapData,
     udp_clients: MapData,
+    overflow: Array<MapData, Client>,
     classes: Array<MapData, Class>,
     rules: LpmTrie<MapData, RuleKey, u32>,
     settings: Array<MapData, Settings>,
@@ -32,6 +33,21 @@ pub struct Maps {
     interfaces: HashMap<MapData, u32, u32>,
     stats: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
+    /// As the last sample found them.
+    pub entries: Entries,
+}
+
+/// Entries of the tables that grow with traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// TCP flows.
+    pub flows: usize,
+    /// UDP flows.
+    pub udp_flows: usize,
+    /// Clients with TCP flows.
+    pub clients: usize,
+    /// Clients with UDP only.
+    pub udp_clients: usize,
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
@@ -75,6 +91,7 @@ impl Maps {
             udp_flows: data(ebpf, names::UDP_FLOWS)?,
             clients: data(ebpf, names::CLIENTS)?,
             udp_clients: data(ebpf, names::UDP_CLIENTS)?,
+            overflow: take(ebpf, names::OVERFLOW)?.try_into()?,
             classes: take(ebpf, names::CLASSES)?.try_into()?,
             rules: take(ebpf, names::RULES)?.try_into()?,
             settings: take(ebpf, names::SETTINGS)?.try_into()?,
@@ -83,6 +100,7 @@ impl Maps {
             interfaces: take(ebpf, names::INTERFACES)?.try_into()?,
             stats: take(ebpf, names::STATS)?.try_into()?,
             events: take(ebpf, names::EVENTS)?.try_into()?,
+            entries: Entries::default(),
         })
     }
 
@@ -271,15 +289,27 @@ impl Maps {
     pub fn sample(&mut self) -> Result<Sample> {
         let now = ktime();
         let mut flows = read_map(self.flows.fd().as_fd()).context("reading the flows")?;
+        let tcp_flows = flows.len();
         flows.extend(
             read_map::<FlowKey, Flow>(self.udp_flows.fd().as_fd())
                 .context("reading the UDP flows")?,
         );
         let mut clients = read_map(self.clients.fd().as_fd()).context("reading the clients")?;
+        let tcp_clients = clients.len();
         clients.extend(
             read_map::<ClientKey, Client>(self.udp_clients.fd().as_fd())
                 .context("reading the UDP clients")?,
         );
+        let overflow = self
+            .overflow
+            .get(&0, 0)
+            .context("reading what found no room")?;
+        self.entries = Entries {
+            flows: tcp_flows,
+            udp_flows: flows.len() - tcp_flows,
+            clients: tcp_clients,
+            udp_clients: clients.len() - tcp_clients,
+        };
         let mut stats = [0; STATS_LEN];
         for (index, total) in (0..).zip(&mut stats) {
             let values = self.stats.get(&index, 0).context("reading the counters")?;
@@ -295,6 +325,7 @@ impl Maps {
             now,
             flows,
             clients,
+            overflow,
             stats,
             events,
         })
@@ -395,6 +426,7 @@ pub fn misfits(
             names::UDP_FLOWS => fits::<FlowKey, Flow>(&info, tables.udp_flows),
             names::CLIENTS => fits::<ClientKey, Client>(&info, tables.clients),
             names::UDP_CLIENTS => fits::<ClientKey, Client>(&info, tables.udp_clients),
+            names::OVERFLOW => fits::<u32, Client>(&info, 1),
             names::HANDSHAKES => {
                 fits::<FlowKey, shaper_common::flow::Handshake>(&info, names::MAX_HANDSHAKES)
             }

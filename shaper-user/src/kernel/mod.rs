@@ -6,6 +6,7 @@ mod choice;
 mod connections;
 mod detach;
 pub mod ebpf;
+mod full;
 mod interfaces;
 mod links;
 pub mod maps;
@@ -38,6 +39,8 @@ pub struct Sample {
     pub flows: Vec<(FlowKey, Flow)>,
     /// Clients, with TCP or UDP or both.
     pub clients: Vec<(ClientKey, Client)>,
+    /// The client that all those share which found no room.
+    pub overflow: Client,
     /// By [`shaper_common::stats::Stat`], summed over the CPUs.
     pub stats: [u64; STATS_LEN],
     /// Events since the last sample.
@@ -106,6 +109,16 @@ pub trait Kernel: Send {
 
     /// Whether limits work by backpressure.
     fn backpressure(&self) -> model::Backpressure;
+
+    /// Every table: how full it is, and what memory it takes.
+    fn tables(&self) -> Vec<model::Table> {
+        Vec::new()
+    }
+
+    /// What found no room in the tables.
+    fn overflow(&self) -> model::Overflow {
+        model::Overflow::default()
+    }
 
     /// What is wrong just now, for people.
     fn warnings(&self) -> Vec<String>;

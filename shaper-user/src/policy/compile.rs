@@ -228,7 +228,7 @@ impl Policy {
     /// How much the kernel's tables are to hold.
     #[must_use]
     pub fn tables(&self) -> Tables {
-        self.tables
+        Tables::new(self.max_flows, self.max_clients)
     }
 
     fn settings(&self) -> Settings {

@@ -180,8 +180,10 @@ pub struct Policy {
     pub xdp: Xdp,
     /// What SIGTERM does to the limits.
     pub on_exit: OnExit,
-    /// How much the kernel's tables hold.
-    pub tables: Tables,
+    /// Most TCP flows that are tracked each by itself.
+    pub max_flows: u32,
+    /// Most clients with TCP flows that have a bucket of their own.
+    pub max_clients: u32,
     /// Bits of an IPv4 address that name a client.
     pub ipv4_prefix: u8,
     /// Bits of an IPv6 address that name a client.

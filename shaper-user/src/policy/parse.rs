@@ -9,10 +9,11 @@ use super::client::Prefixes;
 use super::interface;
 use super::mistake::{Lines, LoadError, Mistakes, PolicyErrors};
 use super::section::{At, Int, Section};
+use super::tables::{CLIENTS_MAX, FLOWS_MAX, TABLE_MIN};
 use super::units::Size;
-use super::{ConnectionRate, Haproxy, Limits, Mode, OnExit, Policy, Rate, RateLimit, Tables, Xdp};
+use super::{ConnectionRate, Haproxy, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
 use serde::de::DeserializeOwned;
-use shaper_common::names::MAX_INTERFACES;
+use shaper_common::names::{MAX_CLIENTS, MAX_FLOWS, MAX_INTERFACES};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use toml::de::DeTable;
@@ -105,7 +106,8 @@ impl Policy {
             mode: Mode::Observe,
             xdp: Xdp::default(),
             on_exit: OnExit::default(),
-            tables: Tables::default(),
+            max_flows: MAX_FLOWS,
+            max_clients: MAX_CLIENTS,
             ipv4_prefix: DEFAULT_IPV4_PREFIX,
             ipv6_prefix: DEFAULT_IPV6_PREFIX,
             default: Limits::default(),
@@ -135,14 +137,10 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
     let mode = or_default(root.get("mode", mistakes));
     let xdp = or_default(root.get("xdp", mistakes));
     let on_exit = or_default(root.get("on_exit", mistakes));
+    let max_flows = size::<TABLE_MIN, FLOWS_MAX>(&mut root, "max_flows", MAX_FLOWS, mistakes);
+    let max_clients =
+        size::<TABLE_MIN, CLIENTS_MAX>(&mut root, "max_clients", MAX_CLIENTS, mistakes);
     let prefixes = client(&mut root, mistakes);
-    let mut tables = Tables::default();
-    if let Some((n, _)) = root.get::<u32>("max_flows", mistakes) {
-        tables.flows = n;
-    }
-    if let Some((n, _)) = root.get::<u32>("max_clients", mistakes) {
-        tables.clients = n;
-    }
     let default = root
         .table("default", "[default]", "the table [default]", mistakes)
         .map(|mut section| {
@@ -162,7 +160,8 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         mode,
         xdp,
         on_exit,
-        tables,
+        max_flows,
+        max_clients,
         ipv4_prefix: prefixes.ipv4,
         ipv6_prefix: prefixes.ipv6,
         default,
@@ -173,6 +172,17 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         control_group,
         haproxy,
     }
+}
+
+/// The size of a table.
+fn size<const MIN: u32, const MAX: u32>(
+    root: &mut Section<'_, '_>,
+    key: &'static str,
+    default: u32,
+    mistakes: &mut Mistakes,
+) -> u32 {
+    root.get::<Int<MIN, MAX>>(key, mistakes)
+        .map_or(default, |(Int(size), _)| size)
 }
 
 fn or_default<T: Default>(value: Option<At<T>>) -> T {

@@ -6,6 +6,7 @@ use super::client::display;
 use super::interface;
 use super::units::Size;
 use super::{Haproxy, Limits, Mode, OnExit, Policy, RateLimit, Rule};
+use crate::render::units;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -81,6 +82,7 @@ fn head(policy: &Policy) -> String {
         ("ports", list(&policy.ports)),
         ("xdp", policy.xdp.to_string()),
         ("on exit", on_exit.to_owned()),
+        ("tables", tables(policy)),
         (
             "a client is",
             format!("IPv4 /{}, IPv6 /{}", policy.ipv4_prefix, policy.ipv6_prefix),
@@ -100,6 +102,15 @@ fn head(policy: &Policy) -> String {
         let _ = writeln!(text, "{name:<12} {value}");
     }
     text
+}
+
+fn tables(policy: &Policy) -> String {
+    format!(
+        "{} flows, {} clients; {} of kernel memory",
+        policy.max_flows,
+        policy.max_clients,
+        units::bytes(policy.tables().bytes())
+    )
 }
 
 fn haproxy(haproxy: &Haproxy) -> String {

@@ -72,6 +72,12 @@ pub fn status(out: &mut dyn Write, status: &model::Status) -> io::Result<()> {
     if let Some(text) = hard_limit_only(&status.hard_limit_only) {
         line("hard limit", text)?;
     }
+    for (i, text) in tables(&status.tables).into_iter().enumerate() {
+        line(if i == 0 { "tables" } else { "" }, text)?;
+    }
+    for (i, text) in overflow(&status.overflow).into_iter().enumerate() {
+        line(if i == 0 { "no room" } else { "" }, text)?;
+    }
     for socket in &status.haproxy {
         line("haproxy", socket.path.clone())?;
         for text in haproxy(socket) {
@@ -111,6 +117,55 @@ pub fn status(out: &mut dyn Write, status: &model::Status) -> io::Result<()> {
         writeln!(out, "{WARNING}warning: {warning}{WARNING:#}")?;
     }
     Ok(())
+}
+
+/// Those that grow with traffic, and all together.
+fn tables(tables: &[model::Table]) -> Vec<String> {
+    let memory =
+        |bytes: Option<u64>| bytes.map_or_else(|| "memory not known".to_owned(), units::bytes);
+    let mut lines: Vec<_> = tables
+        .iter()
+        .filter_map(|table| {
+            let entries = table.entries?;
+            let name = table.name.replace('_', " ").replace("udp", "UDP");
+            Some(format!(
+                "{entries} of {} {name}, {}",
+                table.max,
+                memory(table.bytes)
+            ))
+        })
+        .collect();
+    if !tables.is_empty() {
+        let all = tables.iter().map(|table| table.bytes).sum();
+        lines.push(format!("{} in all", memory(all)));
+    }
+    lines
+}
+
+/// What found no room; nothing where everything did.
+fn overflow(overflow: &model::Overflow) -> Vec<String> {
+    let mut lines = Vec::new();
+    match overflow.connections {
+        0 => {}
+        1 => lines.push("1 connection, held with its client by dropping alone".to_owned()),
+        more => lines.push(format!(
+            "{more} connections, held with their clients by dropping alone"
+        )),
+    }
+    for (name, traffic) in [
+        ("upload", &overflow.upload),
+        ("download", &overflow.download),
+    ] {
+        if traffic.packets > 0 || traffic.dropped_packets > 0 {
+            lines.push(format!(
+                "shared bucket, {name}: {}, {} passed, {} dropped",
+                units::rate(traffic.rate_bps),
+                units::bytes(traffic.bytes),
+                units::bytes(traffic.dropped_bytes)
+            ));
+        }
+    }
+    lines
 }
 
 fn drain(drain: &model::Drain) -> String {

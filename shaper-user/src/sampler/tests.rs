@@ -23,6 +23,7 @@ pub(super) fn sample(
         now: NOW + secs(seconds),
         flows,
         clients,
+        overflow: Client::default(),
         stats: [0; STATS_LEN],
         events: Vec::<Event>::new(),
     }

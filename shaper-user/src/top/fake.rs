@@ -8,7 +8,7 @@ pub use bench::Bench;
 use super::source::{Detail, Frame, Source, SourceError, Wanted};
 use crate::model::{
     Backpressure, Client, Clients, Direction, Flow, FlowBackpressure, Flows, HaproxySocket,
-    HardLimitOnly, Interface, Limited, Runtime, Servers, Status,
+    HardLimitOnly, Interface, Limited, Overflow, Runtime, Servers, Status,
 };
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode, Query};
 use jiff::{SignedDuration, Timestamp};
@@ -278,6 +278,8 @@ impl World {
                 reason: None,
             },
             hard_limit_only: HardLimitOnly::default(),
+            tables: Vec::new(),
+            overflow: Overflow::default(),
             haproxy: self.haproxy.clone(),
             drains: Vec::new(),
             flows: self.flows.len() as u64,

@@ -4,6 +4,7 @@ pub mod balance;
 pub mod conformance;
 mod cost;
 mod cpu;
+pub mod flood;
 pub mod isolation;
 pub mod join;
 pub mod proxy_cost;

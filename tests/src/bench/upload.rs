@@ -1,6 +1,7 @@
 //! WebSockets that upload, at different paces.
 
 use crate::lab::Lab;
+use crate::traffic::tcp::set_max_pacing_rate;
 use crate::ws::client::{connect, open};
 use anyhow::{Result, bail};
 use futures_util::SinkExt as _;
@@ -84,7 +85,7 @@ impl Upload {
         // Ending it throws away what it has queued: seconds, at a low limit.
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         if let Pace::Socket { rate, .. } = pace {
-            set_pacing(&stream, rate)?;
+            set_max_pacing_rate(&stream, rate)?;
         }
         let copy = stream.try_clone()?;
         let task = runtime.spawn(async move {
@@ -154,20 +155,4 @@ impl Drop for Upload {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// `SO_MAX_PACING_RATE` (socket(7)): TCP paces by itself where no fq qdisc does.
-fn set_pacing(stream: &TcpStream, rate: u32) -> Result<()> {
-    // SAFETY: the kernel reads the four bytes of `rate`.
-    let result = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MAX_PACING_RATE,
-            (&raw const rate).cast(),
-            size_of::<u32>() as u32,
-        )
-    };
-    nix::errno::Errno::result(result)?;
-    Ok(())
 }

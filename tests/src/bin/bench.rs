@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use shaper_tests::bench::{balance, conformance, isolation, join, proxy_cost};
+use shaper_tests::bench::{balance, conformance, flood, isolation, join, proxy_cost};
 
 #[derive(Parser)]
 #[command(about = "Benchmarks: each runs what it compares side by side, in one run")]
@@ -27,6 +27,8 @@ enum Bench {
     Balance(balance::Args),
     /// How long HAProxy is held, and the daemon's CPU, with 10,000 WebSockets
     Join(join::Args),
+    /// What floods from a million sources cost, and what becomes of open connections
+    Flood(flood::Args),
 }
 
 fn main() -> Result<()> {
@@ -38,5 +40,6 @@ fn main() -> Result<()> {
         Bench::ProxyCost(args) => proxy_cost::run(&args),
         Bench::Balance(args) => balance::run(&args),
         Bench::Join(args) => join::run(&args),
+        Bench::Flood(args) => flood::run(&args),
     }
 }

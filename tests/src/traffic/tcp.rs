@@ -121,6 +121,25 @@ pub fn max_pacing_rate(stream: &TcpStream) -> Result<u64> {
     Ok(rate)
 }
 
+/// Paces the socket, in bytes per second (`SO_MAX_PACING_RATE`).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_max_pacing_rate(stream: &TcpStream, rate: u32) -> Result<()> {
+    // SAFETY: the kernel reads the four bytes of `rate`.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            (&raw const rate).cast(),
+            size_of::<u32>() as u32,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
 /// One side of a bulk transfer, on a thread of its own.
 #[derive(Debug)]
 pub struct Transfer {

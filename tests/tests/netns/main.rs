@@ -8,6 +8,7 @@ mod backpressure;
 mod confined;
 mod connections;
 mod counting;
+mod full;
 mod interfaces;
 mod join;
 mod kill_points;
@@ -39,6 +40,7 @@ fn main() {
         attach::TESTS,
         counting::TESTS,
         limits::TESTS,
+        full::TESTS,
         backpressure::TESTS,
         letting_go::TESTS,
         rude::TESTS,

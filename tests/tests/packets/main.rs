@@ -8,6 +8,7 @@
 
 mod build;
 mod concurrent;
+mod full;
 mod limits;
 mod mutated;
 mod parsing;
@@ -33,6 +34,7 @@ fn main() {
         limits::TESTS,
         shield::TESTS,
         switch::TESTS,
+        full::TESTS,
         window::TESTS,
         concurrent::TESTS,
         mutated::TESTS,
