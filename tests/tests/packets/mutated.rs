@@ -219,7 +219,7 @@ fn flow(
 fn strictly(packet: &[u8]) -> Option<(FlowKey, Option<u64>)> {
     let other = SlicedPacket::from_ethernet(packet).ok()?;
     let ports = ports(other.transport.as_ref()?)?;
-    if other.link_exts.len() > 2 || !other.link_exts.iter().all(is_tag) {
+    if !known_tags(packet, &other.link_exts) {
         return None;
     }
     match other.net? {
@@ -238,8 +238,13 @@ fn strictly(packet: &[u8]) -> Option<(FlowKey, Option<u64>)> {
     }
 }
 
-fn is_tag(tag: &LinkExtSlice<'_>) -> bool {
-    matches!(tag, LinkExtSlice::Vlan(_))
+/// Whether the tags are at most two, of the standards' types: the other parser
+/// takes 0x9100 too, which the kernel does not.
+fn known_tags(packet: &[u8], tags: &[LinkExtSlice<'_>]) -> bool {
+    (0..).zip(tags).all(|(nth, tag)| {
+        let known = |at: usize| matches!(packet.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+        nth < 2 && matches!(tag, LinkExtSlice::Vlan(_)) && known(12 + 4 * nth)
+    })
 }
 
 fn laxly(packet: &[u8]) -> Option<FlowKey> {
