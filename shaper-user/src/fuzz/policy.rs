@@ -49,6 +49,8 @@ fn write(policy: &Policy) -> Table {
     put(&mut root, "mode", text(policy.mode));
     put(&mut root, "xdp", text(policy.xdp));
     put(&mut root, "on_exit", text(policy.on_exit));
+    put(&mut root, "max_flows", number(policy.max_flows));
+    put(&mut root, "max_clients", number(policy.max_clients));
     let mut client = Table::new();
     put(&mut client, "ipv4_prefix", number(policy.ipv4_prefix));
     put(&mut client, "ipv6_prefix", number(policy.ipv6_prefix));

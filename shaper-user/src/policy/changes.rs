@@ -62,6 +62,8 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         mode,
         xdp,
         on_exit,
+        max_flows,
+        max_clients,
         ipv4_prefix,
         ipv6_prefix,
         default,
@@ -78,6 +80,12 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
     add("mode".to_owned(), mode.to_string(), mode);
     add("xdp".to_owned(), xdp.to_string(), xdp);
     add("on_exit".to_owned(), on_exit.to_string(), on_exit);
+    add("max_flows".to_owned(), max_flows.to_string(), max_flows);
+    add(
+        "max_clients".to_owned(),
+        max_clients.to_string(),
+        max_clients,
+    );
     let prefixes = (ipv4_prefix, ipv6_prefix);
     add(
         "client".to_owned(),
