@@ -24,6 +24,7 @@
 //! | [`leftovers`] | what must be gone afterwards |
 //! | [`process`] | children that never outlive this process |
 //! | [`cleanup`] | removal on Ctrl-C, and of what a killed run left |
+//! | [`guest`] | what `cargo xtask vm-test` runs in a virtual machine |
 //! | [`demo`] | the demo's phases, claims and report |
 
 pub mod bench;
@@ -31,6 +32,7 @@ pub mod cleanup;
 pub mod confined;
 pub mod demo;
 pub mod empty;
+pub mod guest;
 pub mod haproxy;
 pub mod lab;
 pub mod leftovers;

@@ -1,6 +1,7 @@
 //! Development commands: `cargo xtask …`.
 
 mod bench;
+mod debian;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -12,6 +13,7 @@ mod setup;
 mod sh;
 mod test;
 mod toolchain;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -39,6 +41,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Runs a benchmark, e.g. `bench cost`
     Bench(bench::Args),
+    /// Runs shaper on Debian's kernels in virtual machines
+    VmTest(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +66,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args).map(|never| match never {}),
         Command::Test(args) => test::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::VmTest(args) => vm::run(&args),
         Command::Bench(args) => bench::run(&args).map(|never| match never {}),
     }
 }
