@@ -51,7 +51,8 @@ pub struct Programs {
 
 /// Packs it for one kernel; returns the archive.
 pub fn pack(programs: &Programs, kernel: &Unpacked, directory: &Path) -> Result<PathBuf> {
-    let root = directory.join("root");
+    // Beside the kernel, which is in `root`.
+    let root = directory.join("guest");
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
