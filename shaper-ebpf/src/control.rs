@@ -42,21 +42,7 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
             unsafe { add(counter, value) };
             return Some(true);
         }
-        op::MERGE => {
-            let [upload, download] = request.0.traffic;
-            return match key.protocol {
-                TCP => {
-                    let edges = request.0.edges;
-                    merge_edges(&key, edges);
-                    merge_flow(FLOWS.get_ptr_mut(&key)?, &upload, &download, value)
-                }
-                UDP => merge_flow(UDP_FLOWS.get_ptr_mut(&key)?, &upload, &download, value),
-                _ => {
-                    let held = request.0.held;
-                    merge_client(&client, &upload, &download, held, value)
-                }
-            };
-        }
+        op::MERGE => return merge_entry(request),
         op::OVERFLOW => return overflow(value as u32, (value >> 32) as u32),
         op::CLOSE if key.protocol == UDP => {
             let gone = UDP_FLOWS.remove(&key).is_ok();
@@ -69,10 +55,7 @@ fn try_run(ctx: &TcContext) -> Option<bool> {
     let settings = policy.settings()?;
     match op {
         op::COUNT => Some(connections(&client, value as u32)),
-        op::LIMIT => {
-            let limits = request.0.limits;
-            Some(limit(&key, limits))
-        }
+        op::LIMIT => Some(limit(request)),
         op::ADOPT => {
             let window = window_flags(value);
             match sockets::open(policy, settings, &key, FLOW_ADOPTED | window) {
@@ -110,10 +93,11 @@ fn learn(key: &FlowKey, window: u32) -> bool {
     }
 }
 
-/// Limits one connection.
-#[inline(always)]
-fn limit(key: &FlowKey, [upload, download]: [Limit; 2]) -> bool {
-    let Some(flow) = FLOWS.get_ptr_mut(key) else {
+/// Limits one connection. A function of its own for the stack's sake.
+#[inline(never)]
+fn limit(request: &packet::Request) -> bool {
+    let (key, [upload, download]) = (request.0.key, request.0.limits);
+    let Some(flow) = FLOWS.get_ptr_mut(&key) else {
         return false;
     };
     // SAFETY: no preconditions.
@@ -136,6 +120,25 @@ fn own<const DIR: usize>(flow: *mut Flow, limit: &Limit, now: u64) {
         (*flow).own[DIR] = *limit;
         let word = MapWord::new(&raw mut (*flow).traffic[DIR].tat);
         bucket::forgive(&word, now, &hard(limit, Leeway::Window));
+    }
+}
+
+/// Adds what an entry had in an earlier table. A function of its own for the
+/// stack's sake.
+#[inline(never)]
+fn merge_entry(request: &packet::Request) -> Option<bool> {
+    let (key, value) = (request.0.key, request.0.value);
+    let [upload, download] = request.0.traffic;
+    match key.protocol {
+        TCP => {
+            merge_edges(&key, request.0.edges);
+            merge_flow(FLOWS.get_ptr_mut(&key)?, &upload, &download, value)
+        }
+        UDP => merge_flow(UDP_FLOWS.get_ptr_mut(&key)?, &upload, &download, value),
+        _ => {
+            let client = ClientKey { addr: key.client };
+            merge_client(&client, &upload, &download, request.0.held, value)
+        }
     }
 }
 

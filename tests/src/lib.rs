@@ -26,6 +26,7 @@
 //! | [`leftovers`] | what must be gone afterwards |
 //! | [`process`] | children that never outlive this process |
 //! | [`cleanup`] | removal on Ctrl-C, and of what a killed run left |
+//! | [`guest`] | what `cargo xtask vm-test` runs in a virtual machine |
 //! | [`demo`] | the demo's phases, claims and report |
 //! | [`soak`] | churn and chaos for minutes or hours, and what must be so throughout |
 
@@ -35,6 +36,7 @@ pub mod confined;
 pub mod demo;
 pub mod empty;
 pub mod flood;
+pub mod guest;
 pub mod haproxy;
 pub mod killed;
 pub mod lab;

@@ -1,8 +1,9 @@
 //! A newer HAProxy than the distribution's, beside it or for what it lacks: its
 //! packages are unpacked below the target directory and never installed.
 
+use crate::debian::{MIRROR, Suite, entries};
 use crate::sh;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,6 @@ use std::process::Command;
 
 /// Debian 13 has HAProxy 3.0.
 const SUITE: &str = "trixie";
-const MIRROR: &str = "http://deb.debian.org/debian";
-/// What apt checks the signature of the suite with.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Runs the binary with the C library and the other libraries it was built
 /// for. argv\[0\] stays this script, so that a re-execution comes back here.
 const LAUNCHER: &str = r#"#!/bin/sh
@@ -33,14 +31,6 @@ pub fn install() -> Result<()> {
         println!("setup: {version} is there, in {}", there.display());
         return Ok(());
     }
-    for program in ["apt-get", "dpkg-deb"] {
-        if sh::find_program(program).is_none() {
-            bail!("{program} is missing: name a HAProxy 2.7 or newer in SHAPER_HAPROXY");
-        }
-    }
-    if !Path::new(KEYRING).is_file() {
-        bail!("{KEYRING} is missing: apt-get install debian-archive-keyring");
-    }
     println!("setup: fetching HAProxy 3 of Debian {SUITE} and its libraries, 30 MB");
     let new = there.with_extension("new");
     if new.exists() {
@@ -58,57 +48,10 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// Fetches the packages with lists and a cache of its own, so that the
-/// system's apt knows nothing of it, and unpacks them.
 fn unpack(new: &Path) -> Result<()> {
-    let (apt, root) = (new.join("apt"), new.join("root"));
-    for directory in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(apt.join(directory))?;
-    }
-    fs::create_dir_all(&root)?;
-    // Nothing counts as installed: all that HAProxy needs is fetched.
-    fs::write(apt.join("status"), "")?;
-    fs::write(
-        apt.join("sources.list"),
-        format!("deb [signed-by={KEYRING}] {MIRROR} {SUITE} main\n"),
-    )?;
-    let apt_get = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.arg("-qq");
-        for (key, path) in [
-            ("Dir::State", apt.clone()),
-            ("Dir::State::status", apt.join("status")),
-            ("Dir::Cache", apt.join("cache")),
-            ("Dir::Etc::SourceList", apt.join("sources.list")),
-            ("Dir::Etc::SourceParts", PathBuf::from("/dev/null")),
-        ] {
-            command.arg("-o").arg(format!("{key}={}", path.display()));
-        }
-        for option in [
-            "APT::Sandbox::User=root",
-            "Acquire::http::Timeout=20",
-            "Acquire::Languages=none",
-            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
-            "Debug::NoLocking=1",
-        ] {
-            command.arg("-o").arg(option);
-        }
-        command.args(arguments);
-        sh::output(&mut command)
-    };
-    apt_get(&["update"])?;
-    apt_get(&[
-        "install",
-        "--yes",
-        "--download-only",
-        "--no-install-recommends",
-        "haproxy",
-    ])?;
-    for package in entries(&apt.join("cache/archives"))? {
-        if package.extension().is_some_and(|end| end == "deb") {
-            sh::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&root))?;
-        }
-    }
+    let apt = new.join("apt");
+    let suite = Suite::open(SUITE, &apt)?;
+    suite.unpack_with_dependencies("haproxy", &new.join("root"))?;
     fs::remove_dir_all(&apt)?;
     write_launcher(new)
 }
@@ -135,13 +78,6 @@ fn write_launcher(new: &Path) -> Result<()> {
     fs::write(&launcher, text)?;
     fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755))?;
     version(&launcher).map(drop)
-}
-
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    fs::read_dir(directory)
-        .with_context(|| format!("cannot list {}", directory.display()))?
-        .map(|entry| Ok(entry?.path()))
-        .collect()
 }
 
 /// `HAProxy version 3.0.11-…`, when it runs.

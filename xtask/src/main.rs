@@ -1,6 +1,7 @@
 //! Development commands: `cargo xtask …`.
 
 mod bench;
+mod debian;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -13,6 +14,7 @@ mod sh;
 mod soak;
 mod test;
 mod toolchain;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -42,6 +44,8 @@ enum Command {
     Bench(bench::Args),
     /// Churn, chaos and kills for minutes: nothing may be lost or grow
     Soak(soak::Args),
+    /// Runs shaper on Debian's kernels in virtual machines
+    VmTest(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +69,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args).map(|never| match never {}),
         Command::Test(args) => test::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::VmTest(args) => vm::run(&args),
         Command::Bench(args) => bench::run(&args).map(|never| match never {}),
         Command::Soak(args) => soak::run(&args).map(|never| match never {}),
     }

@@ -31,6 +31,26 @@ const INCUMBENTS: [Need; 1] = [Need {
     package: "nftables",
 }];
 
+/// What boots other kernels, and what is packed for them.
+const MACHINES: [Need; 4] = [
+    Need {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+    },
+    Need {
+        program: "busybox",
+        package: "busybox-static",
+    },
+    Need {
+        program: "xz",
+        package: "xz-utils",
+    },
+    Need {
+        program: "ip",
+        package: "iproute2",
+    },
+];
+
 /// Options of `setup`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -63,6 +83,11 @@ pub fn runtime() -> Result<()> {
 pub fn incumbents() -> Result<()> {
     runtime()?;
     install(&INCUMBENTS)
+}
+
+/// Installs what virtual machines need, where it is missing.
+pub fn machines() -> Result<()> {
+    install(&MACHINES)
 }
 
 fn install(needs: &[Need]) -> Result<()> {
