@@ -120,7 +120,7 @@ pub struct Offered {
 /// a whole one is sent as a short one, whose headers are as long as the others'.
 ///
 /// A sender that finds a window smaller than a segment waits. It is woken by a
-/// window update when its share has earned a [`Step`]; should that be lost, by
+/// window update when its share has earned a step; should that be lost, by
 /// its own timer: it then sends what the window has room for, and asks about a
 /// closed window after ever longer times.
 #[inline(always)]

@@ -4,12 +4,12 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`churn`], [`handshakes`] | connections that come and go, and that never come about |
-//! | [`long`] | connections that stay, heavy, light and silent |
-//! | [`chaos`], [`policy`], [`settings`] | what happens, and what should hold after it |
-//! | [`census`], [`lives`], [`ledger`] | flows, clients and bytes against the kernel's own |
-//! | [`gauge`], [`vitals`] | limits that hold, memory that does not grow |
-//! | [`checks`], [`report`] | what is said of all that |
+//! | `churn`, `handshakes` | connections that come and go, and that never come about |
+//! | `long` | connections that stay, heavy, light and silent |
+//! | `chaos`, `policy`, `settings` | what happens, and what should hold after it |
+//! | `census`, `lives`, `ledger` | flows, clients and bytes against the kernel's own |
+//! | `gauge`, `vitals` | limits that hold, memory that does not grow |
+//! | `checks`, `report` | what is said of all that |
 
 mod census;
 mod chaos;

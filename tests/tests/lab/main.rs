@@ -48,8 +48,9 @@ fn handshake(lab: &Lab, source: IpAddr, to: IpAddr) -> Result<Duration> {
     let to = SocketAddr::new(to, PORT);
     // The first one pays for neighbour discovery.
     connect(&lab.client, source, to, "cubic", 5 * SECOND)?;
+    // The best one: on a busy machine most are late.
     let mut best = Duration::MAX;
-    for _ in 0..5 {
+    for _ in 0..20 {
         let started = Instant::now();
         connect(&lab.client, source, to, "cubic", 5 * SECOND)?;
         best = best.min(started.elapsed());

@@ -30,8 +30,8 @@ pub const TESTS: &[Test] = &[
 const LEAST: u8 = 16;
 /// Dropping is all that holds them, so with a burst that TCP can use.
 const LIMITS: &str = "[default]\n\
-    upload = { rate = \"8mbit\", burst = \"300KB\" }\n\
-    download = { rate = \"16mbit\", burst = \"600KB\" }\n";
+    upload = { rate = \"8mbit\", burst = \"300kB\" }\n\
+    download = { rate = \"16mbit\", burst = \"600kB\" }\n";
 
 fn lab(clients: u8) -> Result<Lab> {
     Lab::new(LabSpec {
