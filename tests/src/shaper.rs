@@ -454,11 +454,16 @@ impl Shaper {
             .with_context(|| format!("{name} is not pinned"))
     }
 
+    /// This host's bpffs, as seen from here.
+    #[must_use]
+    pub fn bpffs(&self) -> PathBuf {
+        format!("/proc/{}/root/sys/fs/bpf", self.host.pid()).into()
+    }
+
     /// Files in this host's bpffs.
     #[must_use]
     pub fn pins(&self) -> Vec<PathBuf> {
-        let bpffs = format!("/proc/{}/root/sys/fs/bpf", self.host.pid());
-        let mut pins = leftovers::files(Path::new(&bpffs));
+        let mut pins = leftovers::files(&self.bpffs());
         // The kernel's own, there from the mount on.
         pins.retain(|pin| pin.extension().is_none_or(|end| end != "debug"));
         pins

@@ -49,8 +49,10 @@ struct Walk {
     before: Option<&'static str>,
     arguments: &'static [&'static str],
     act: Act,
-    /// Whether a detach repairs too behind every step, and not only while tables
-    /// move.
+    /// From where on; what comes before is in another walk.
+    from: Option<Step>,
+    /// Whether a detach is tried too behind every step, where no start came before
+    /// it.
     detaches: bool,
     /// Steps that must be among those it passes.
     passes: &'static [Step],
@@ -70,6 +72,7 @@ const START: Walk = Walk {
     before: None,
     arguments: &[],
     act: Act::Run(POLICY),
+    from: None,
     detaches: true,
     passes: &[
         Step::Locked,
@@ -93,6 +96,7 @@ const CLSACT: Walk = Walk {
     before: None,
     arguments: &["--tc-hook", "clsact"],
     act: Act::Run(POLICY),
+    from: None,
     detaches: false,
     passes: &[Step::QdiscMarked, Step::Qdisc],
 };
@@ -102,6 +106,7 @@ const UPGRADE: Walk = Walk {
     before: Some(POLICY),
     arguments: &[],
     act: Act::Run(POLICY),
+    from: None,
     detaches: false,
     passes: &[Step::Loaded, Step::Classifier, Step::SockOps, Step::InForce],
 };
@@ -111,7 +116,8 @@ const MIGRATION: Walk = Walk {
     before: Some(POLICY),
     arguments: &[],
     act: Act::Run(SMALL),
-    detaches: false,
+    from: None,
+    detaches: true,
     passes: &MIGRATES,
 };
 
@@ -132,6 +138,7 @@ const RELOAD: Walk = Walk {
     before: Some(POLICY),
     arguments: &[],
     act: Act::Reload(OTHER),
+    from: None,
     detaches: false,
     passes: &[Step::Classes, Step::Rules, Step::InForce, Step::OldRules],
 };
@@ -141,6 +148,7 @@ const RESIZE: Walk = Walk {
     before: Some(POLICY),
     arguments: &[],
     act: Act::Reload(SMALL),
+    from: Some(Step::Next),
     detaches: false,
     passes: &MIGRATES,
 };
@@ -150,6 +158,7 @@ const DETACH: Walk = Walk {
     before: Some(POLICY),
     arguments: &["--tc-hook", "clsact"],
     act: Act::Detach,
+    from: None,
     detaches: true,
     passes: &[
         Step::Released,
@@ -211,7 +220,9 @@ fn walk(walk: &'static Walk) -> Result<()> {
         );
     }
     println!("{}: killed behind | left | the next start", walk.name);
-    for at in 1..=names.len() {
+    let first = walk.from.map(killed::name);
+    let first = names.iter().position(|name| first.as_ref() == Some(name));
+    for at in first.unwrap_or(0) + 1..=names.len() {
         let name = &names[at - 1];
         // One of many alike is enough in the middle.
         if at > 2 && at < names.len() && names[at - 3..=at].iter().all(|other| other == name) {
@@ -220,7 +231,7 @@ fn walk(walk: &'static Walk) -> Result<()> {
         let what = format!("{} killed behind step {at}, {name}", walk.name);
         let (left, repaired) = bed.kill_and_start(at).context(what.clone())?;
         println!("{at}. {name} | {left} | {repaired}");
-        if walk.detaches || left.contains("new ones") {
+        if walk.detaches {
             bed.kill_and_detach(at).context(what)?;
         }
     }

@@ -79,10 +79,19 @@ fn on_exit() -> Result<()> {
 fn second() -> Result<()> {
     let lab = Lab::new(LabSpec::direct(false))?;
     let shaper = Shaper::start(&lab, POLICY, &[])?;
-    let policy = shaper.policy().display().to_string();
-    let answer = shaper.cli(&["run", "--policy", &policy])?;
-    ensure!(answer.code == 1, "{answer:?}");
-    ensure!(!answer.stderr.is_empty(), "it was refused silently");
+    let pid = format!("process {}", shaper.pid().unwrap_or_default());
+    let socket = shaper.socket().display().to_string();
+    // On the same socket, and on one of its own.
+    for answer in [
+        shaper.refused(&[])?,
+        shaper.refused_on(&lab.directory().join("second.sock"))?,
+    ] {
+        ensure!(answer.code == 1, "{answer:?}");
+        ensure!(
+            answer.stderr.contains(&pid) && answer.stderr.contains(&socket),
+            "it does not name {pid} on {socket}: {answer:?}"
+        );
+    }
     shaper.status()?;
     Ok(())
 }

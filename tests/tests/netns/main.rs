@@ -22,6 +22,7 @@ mod runtime;
 mod shield;
 mod tools;
 mod upgrade;
+mod versions;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -54,6 +55,7 @@ fn main() {
         confined::TESTS,
         kill_points::TESTS,
         upgrade::TESTS,
+        versions::TESTS,
     ]
     .into_iter()
     .flatten()

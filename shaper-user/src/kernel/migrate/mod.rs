@@ -211,6 +211,12 @@ impl Migration {
         self.moved.contains(&names::GENERATION)
     }
 
+    /// Whether a counter has the index that it had: new ones come at the end, since
+    /// there are versions.
+    const fn counts_alike(&self) -> bool {
+        self.version > 0
+    }
+
     /// Names of what moves, for a person.
     pub fn what(&self) -> String {
         self.moved.join(", ")
@@ -248,6 +254,12 @@ impl Migration {
                 }
                 names::HANDSHAKES | names::SYN_RATES => {
                     tracing::info!("{name} starts over: it remembers the last seconds only");
+                }
+                names::OVERFLOW => {
+                    tracing::warn!("{name} starts over: those that found no room owe nothing");
+                }
+                names::STATS if !self.counts_alike() => {
+                    tracing::warn!("{name} starts over: its counters had another order");
                 }
                 _ => {}
             }
@@ -332,7 +344,7 @@ impl Migration {
                     self.merge::<Client>(name, &began, kernel)?;
                     self.clients = began;
                 }
-                names::STATS => self.merge_stats(kernel)?,
+                names::STATS if self.counts_alike() => self.merge_stats(kernel)?,
                 _ => {}
             }
         }
@@ -404,5 +416,54 @@ impl Migration {
             })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shaper_common::names::ABI;
+    use shaper_common::stats::Stat;
+
+    /// The counters of version 1, by index.
+    const COUNTERS: [&str; 29] = [
+        "truncated_packets",
+        "malformed_packets",
+        "fragment_packets",
+        "fragment_bytes",
+        "untracked_upload_packets",
+        "untracked_upload_bytes",
+        "untracked_download_packets",
+        "untracked_download_bytes",
+        "observed_packets",
+        "observed_bytes",
+        "limited_packets",
+        "limited_bytes",
+        "blocked_packets",
+        "syn_rate_dropped",
+        "syn_max_dropped",
+        "flow_table_full",
+        "client_table_full",
+        "overflow_packets",
+        "overflow_bytes",
+        "flows_recovered",
+        "flows_opened",
+        "flows_closed",
+        "clients_recreated",
+        "events_sent",
+        "events_lost",
+        "window_updates",
+        "window_updates_lost",
+        "pacing_refused",
+        "internal_errors",
+    ];
+
+    #[test]
+    fn counters_are_added_by_the_index_that_they_had() {
+        let now = Stat::ALL.iter().map(|stat| stat.name());
+        assert!(
+            now.take(COUNTERS.len()).eq(COUNTERS),
+            "new counters go to the end; another order needs a version after {ABI}, and \
+             `counts_alike` to know it"
+        );
     }
 }
