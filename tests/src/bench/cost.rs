@@ -6,7 +6,8 @@ use crate::testbed::{Hook, Testbed, key, policy};
 use anyhow::Result;
 use shaper_common::bucket::Limit;
 use shaper_common::class::Class;
-use shaper_common::key::TCP;
+use shaper_common::control::op;
+use shaper_common::key::{FlowKey, TCP};
 
 const REPEAT: u32 = 1_000_000;
 const CLIENT_PORT: u16 = 50_000;
@@ -73,14 +74,21 @@ pub fn cost() -> Result<()> {
         bed(both)?,
         bed(dropping)?,
     );
+    // A packet of nobody: while a connection is known to have found no room for its
+    // flow, its socket is looked for. There is none here.
+    let stranger = Testbed::new(&policy(Class::default(), &[]))?;
+    let looked_for = Testbed::new(&policy(Class::default(), &[]))?;
+    looked_for.control(op::OVERFLOW, FlowKey::default(), 1)?;
     let (v4, v6, other) = (segment(false, 443), segment(true, 443), segment(false, 444));
-    let cases: [(&str, &Testbed, &[u8]); 6] = [
+    let cases: [(&str, &Testbed, &[u8]); 8] = [
         ("a port that is not watched", &unlimited, &other),
         ("tracked flow, no limit", &unlimited, &v4),
         ("tracked flow, limited", &limited, &v4),
         ("tracked flow, limited, IPv6", &limited, &v6),
         ("tracked flow, flow and client limited", &both, &v4),
         ("tracked flow, over its limit (dropped)", &dropping, &v4),
+        ("no flow", &stranger, &v4),
+        ("no flow, its socket looked for", &looked_for, &v4),
     ];
     let mut empty_times = Vec::new();
     let mut times = vec![Vec::new(); cases.len()];
