@@ -159,12 +159,22 @@ fn cargo(root: &Path, tools: &Toolchain, subcommand: &str) -> Result<Command> {
         "clippy" => Command::new(bin.join("cargo-clippy")),
         _ => Command::new(bin.join("cargo")),
     };
-    // What the cargo that runs us has set for its own compiler.
+    // What the cargo that runs us has set for its own compiler, and profiles that
+    // the caller's shell sets for the rest of the workspace: either would make
+    // another object of the same sources.
+    let profiles = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_string_lossy().starts_with("CARGO_PROFILE_"));
+    for name in profiles {
+        command.env_remove(name);
+    }
     for name in [
         "RUSTUP_TOOLCHAIN",
         "RUSTC_WORKSPACE_WRAPPER",
         "RUSTDOC",
         "RUSTFLAGS",
+        "CARGO_BUILD_RUSTFLAGS",
+        "CARGO_INCREMENTAL",
         "LD_LIBRARY_PATH",
     ] {
         command.env_remove(name);
