@@ -11,12 +11,16 @@ mod lab;
 #[cfg(test)]
 mod logged;
 mod notify;
+mod presence;
 
 pub use self::core::{Options, PolicyFile, overrides_beside};
 
 use self::core::{Core, Plan};
 use crate::control::server::{Answer, Handler, Limits, Peer, serve};
 use crate::control::socket::{Socket, set_group};
+use crate::events::Batch;
+use crate::events::bus::Bus;
+use crate::events::filter::EventFilter;
 use crate::haproxy::actions::Actions;
 use crate::haproxy::agent::{self, Agent};
 use crate::haproxy::weights::ServerName;
@@ -65,6 +69,8 @@ enum Message {
     Changed,
     /// SIGHUP.
     Reload,
+    /// A signal ends the daemon.
+    Stopping(&'static str),
     Stop,
 }
 
@@ -74,6 +80,7 @@ struct Handle {
     messages: Sender<Message>,
     actions: Arc<Actions>,
     agent: Agent,
+    bus: Bus,
 }
 
 impl Handle {
@@ -93,6 +100,16 @@ impl Handler for Handle {
     async fn handle(&self, command: Command, peer: Peer) -> Result<Answer, ErrorBody> {
         if command.changes() {
             audit::learn(peer.uid).await;
+        }
+        if let Command::Events(query) = &command {
+            let filter = EventFilter::parse(&query.filter)
+                .map_err(|error| ErrorBody::bad(error.to_string()))?;
+            return Ok(if query.follow {
+                Answer::Follow(self.bus.follow(filter, query.last))
+            } else {
+                let events = self.bus.last(&filter, query.last);
+                Answer::Events(Batch { missed: 0, events })
+            });
         }
         if matches!(
             command,
@@ -155,7 +172,7 @@ pub async fn run<K: Kernel + 'static>(
             let core = Core::start(kernel, policy, options, feed, Timestamp::now());
             match core {
                 Ok(core) => {
-                    let _ = started.send(Ok(()));
+                    let _ = started.send(Ok(core.bus.clone()));
                     let _ = ended.send(turn(core, &inbox, join));
                 }
                 Err(error) => {
@@ -164,7 +181,7 @@ pub async fn run<K: Kernel + 'static>(
             }
         })
         .context("cannot start a thread")?;
-    start
+    let bus = start
         .await
         .map_err(|_| anyhow!("the kernel's thread ended"))??;
 
@@ -175,6 +192,7 @@ pub async fn run<K: Kernel + 'static>(
         messages: messages.clone(),
         actions: Arc::default(),
         agent,
+        bus,
     });
     let server = tokio::spawn(serve(
         listener,
@@ -196,7 +214,7 @@ pub async fn run<K: Kernel + 'static>(
             _ = &mut end => return Err(anyhow!("the kernel's thread ended; its last messages are above")),
         }
     };
-    tracing::info!("stopping on {signal}");
+    let _ = messages.send(Message::Stopping(signal));
     notify::send(&[NotifyState::Stopping]);
     let _ = stop.send(true);
     let _ = server.await;
@@ -271,8 +289,9 @@ fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>, mut join: Join)
             Ok(Message::Load { server, reply }) => {
                 let _ = reply.send(core.load(&server));
             }
-            Ok(Message::Changed) => core.kernel.follow(),
+            Ok(Message::Changed) => core.follow(),
             Ok(Message::Reload) => core.hangup(),
+            Ok(Message::Stopping(signal)) => core.stopping(signal),
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return core.on_exit(),
             Err(RecvTimeoutError::Timeout) => {}
         }

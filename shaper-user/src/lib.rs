@@ -13,6 +13,7 @@
 //! | [`sampler`] | from two samples of the kernel to rates and rows |
 //! | [`daemon`] | `shaper run`: the loop, and what each command does |
 //! | [`caps`] | limits by place, cut into limits of single connections |
+//! | [`events`] | what happened, for the log and for those who follow |
 //! | [`haproxy`] | HAProxy's side of a flow: where it is pinned |
 //! | [`render`] | answers for people: tables, units, colour |
 //! | [`filter`] | which rows a query is about |
@@ -24,6 +25,7 @@ pub mod caps;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+pub mod events;
 pub mod filter;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;

@@ -67,11 +67,13 @@ fn lab() -> Lab {
         // Without another view: what it has stays.
         views: watch::channel(Arc::default()).1,
     };
+    let bus = core.bus.clone();
     std::thread::spawn(move || turn(core, &inbox, join));
     let handle = Handle {
         messages,
         actions: Arc::default(),
         agent,
+        bus,
     };
     Lab {
         _dir: dir,
