@@ -14,6 +14,7 @@
 //! | [`daemon`] | `shaper run`: the loop, and what each command does |
 //! | [`caps`] | limits by place, cut into limits of single connections |
 //! | [`events`] | what happened, for the log and for those who follow |
+//! | [`metrics`] | what is known, for Prometheus |
 //! | [`haproxy`] | HAProxy's side of a flow: where it is pinned |
 //! | [`render`] | answers for people: tables, units, colour |
 //! | [`filter`] | which rows a query is about |
@@ -31,6 +32,7 @@ pub mod filter;
 pub mod fuzz;
 pub mod haproxy;
 pub mod kernel;
+pub mod metrics;
 pub mod model;
 pub mod policy;
 pub mod protocol;

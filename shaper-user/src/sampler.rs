@@ -9,6 +9,7 @@ mod pinned;
 mod placed;
 mod rank;
 mod rows;
+pub mod rules;
 mod servers;
 mod targets;
 
@@ -19,6 +20,7 @@ use crate::policy::Compiled;
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use pinned::Pinned;
+use rules::Rules;
 use shaper_common::bucket::debt;
 use shaper_common::class::CLASS_EXEMPT;
 use shaper_common::flow::{CLIENT_LIMITED, Client, FLOW_PACED, FLOW_WINDOW, Flow, Traffic};
@@ -93,6 +95,8 @@ pub struct Sampler {
     stats: [u64; STATS_LEN],
     /// Counters of clients that left, so that totals never fall.
     gone: [Direction; 2],
+    /// What the clients of each rule passed since the daemon began.
+    rules: Rules,
 }
 
 /// Sums over everything, for `status`.
@@ -131,6 +135,7 @@ impl Sampler {
             client_index: HashMap::default(),
             stats: [0; STATS_LEN],
             gone: [Direction::default(); 2],
+            rules: Rules::default(),
         }
     }
 
@@ -182,6 +187,7 @@ impl Sampler {
         self.stats = sample.stats;
         let clients = std::mem::take(&mut self.clients);
         self.observe_clients(&clients, sample.clients, first);
+        self.rules.settle(&self.compiled);
         self.observe_flows(sample.flows, before, first);
         self.settle()
     }
@@ -245,6 +251,9 @@ impl Sampler {
                 rates[direction] = rate(passed, per_byte);
             }
             let class = class_of(&self.compiled, self.generation, &key, &kernel, memory);
+            if !first {
+                self.rules.count(class, last, &kernel);
+            }
             self.clients.push(ClientState {
                 key,
                 kernel,

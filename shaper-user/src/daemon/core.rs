@@ -2,6 +2,7 @@
 //! threads and sockets, so that every step is tested alone.
 
 mod join;
+mod numbers;
 
 pub(super) use join::Plan;
 
@@ -18,10 +19,11 @@ use crate::filter::FilterError;
 use crate::haproxy::View;
 use crate::haproxy::agent::Feed;
 use crate::kernel::Kernel;
+use crate::metrics::Health;
 use crate::model;
 use crate::policy::changes::{Change, changes};
 use crate::policy::client;
-use crate::policy::{Compiled, Expiry, Haproxy, Mode, OnExit, Policy, Rate, RateLimit};
+use crate::policy::{Compiled, Expiry, Haproxy, Metrics, Mode, OnExit, Policy, Rate, RateLimit};
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode};
 use crate::runtime::{self, Overrides};
 use crate::sampler::Sampler;
@@ -34,6 +36,7 @@ use shaper_common::stats::Stat;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Where the policy is.
 #[derive(Clone, Debug)]
@@ -116,6 +119,10 @@ pub(super) struct Core<K> {
     sample_failures: u64,
     /// Microseconds that the last sample took.
     sample_us: u64,
+    /// How this thread does.
+    pub(super) health: Health,
+    /// Where metrics are read.
+    metrics: watch::Sender<Option<Metrics>>,
     /// Where the agent's weights go.
     feed: Feed,
     /// Why the last sample, saving, expiry or limit by place failed; empty when
@@ -171,10 +178,13 @@ impl<K: Kernel> Core<K> {
             samples: 0,
             sample_failures: 0,
             sample_us: 0,
+            health: Health::default(),
+            metrics: watch::Sender::new(None),
             feed,
             trouble: [None, loaded.damaged, None, None],
         };
         core.feed.listen(core.policy.haproxy.agent);
+        core.metrics.send_replace(core.policy.metrics);
         let closed = core.close_blocked(&[]);
         tracing::info!("{}{closed}", core.in_force());
         core.presence.settle(&core.kernel.interfaces());
@@ -218,6 +228,11 @@ impl<K: Kernel> Core<K> {
             on_exit: self.policy.on_exit.to_string(),
         };
         self.bus.publish(event, Timestamp::now());
+    }
+
+    /// Where metrics are to be read, whenever that changes.
+    pub fn metrics(&self) -> watch::Receiver<Option<Metrics>> {
+        self.metrics.subscribe()
     }
 
     /// Follows the interfaces of the host.
@@ -268,7 +283,9 @@ impl<K: Kernel> Core<K> {
         self.limit_places();
         self.feed_agent();
         self.samples += 1;
-        self.sample_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = start.elapsed();
+        self.sample_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.health.sampled(took);
         let trouble = forgotten
             .err()
             .map(|error| format!("cannot remove clients that left: {error:#}"));
@@ -587,6 +604,7 @@ impl<K: Kernel> Core<K> {
         // Those that the policy does not mean any more have not gone.
         self.presence.settle(&self.kernel.interfaces());
         self.feed.listen(self.policy.haproxy.agent);
+        self.metrics.send_replace(self.policy.metrics);
         self.from_file = from_file;
         Ok(format!("{}{closed}", self.in_force()))
     }

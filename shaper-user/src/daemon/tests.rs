@@ -134,6 +134,7 @@ async fn flows_are_joined_with_haproxy_and_a_reload_changes_its_sockets() {
         actions: Arc::default(),
         agent,
         bus,
+        exporter: Exporter::new(watch::channel(None).1),
     };
     let joined = async |client: &str| {
         let peer = Peer {

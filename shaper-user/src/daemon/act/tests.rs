@@ -6,6 +6,7 @@ use crate::daemon::{Join, turn};
 use crate::haproxy::agent::agent;
 use crate::haproxy::fake::{Answer as Says, Server};
 use crate::haproxy::{Session, View};
+use crate::metrics::Exporter;
 use crate::model;
 use crate::testing::{FakeKernel, at, flow, session};
 use shaper_common::key::TCP;
@@ -74,6 +75,7 @@ fn lab() -> Lab {
         actions: Arc::default(),
         agent,
         bus,
+        exporter: Exporter::new(watch::channel(None).1),
     };
     Lab {
         _dir: dir,
