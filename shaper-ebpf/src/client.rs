@@ -11,7 +11,6 @@ use shaper_common::class::Class;
 use shaper_common::event::kind;
 use shaper_common::flow::{CLIENT_SHARED, Client, FLOW_UNCOUNTED, FULL_CLIENTS, Flow, UPLOAD};
 use shaper_common::key::ClientKey;
-use shaper_common::share;
 use shaper_common::stats::Stat;
 
 /// The client, wherever it is kept.
@@ -189,9 +188,9 @@ fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'stati
     // SAFETY: `client` is a live map value; for the last word see `class_of`.
     unsafe {
         let upload = MapWord::new(&raw mut (*client).traffic[0].tat);
-        bucket::forgive(&upload, now, &class.upload);
+        upload.forgive(now, &class.upload);
         let download = MapWord::new(&raw mut (*client).traffic[1].tat);
-        bucket::forgive(&download, now, &class.download);
+        download.forgive(now, &class.download);
         let word = u64::from(policy.generation) << 32 | u64::from(index);
         core::ptr::write_volatile((&raw mut (*client).class).cast::<u64>(), word);
     }
@@ -230,7 +229,7 @@ pub fn share<const DIR: usize>(
         (*flow).share[DIR] = word;
         if counted {
             let active = MapWord::new(&raw mut (*client).active);
-            bucket::update(&active, |word| share::count(word, now, DIR as u32));
+            active.count_active(now, DIR as u32);
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | [`control`] | what the daemon asks for, attached nowhere |
 //! | [`policy`] | generation, settings, ports, classes |
 //! | [`client`] | finding and making clients |
+//! | [`global`] | what the verifier looks at once |
 //! | [`report`] | counters and events |
 //! | [`atomic`] | the BPF atomics behind the token bucket |
 //! | [`maps`] | the maps |
@@ -26,6 +27,7 @@ mod adopt;
 mod atomic;
 mod client;
 mod control;
+mod global;
 mod maps;
 mod options;
 mod overflow;

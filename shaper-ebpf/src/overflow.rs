@@ -174,9 +174,9 @@ fn admits<const DIR: usize>(hop: &Hop<'_>, client: *mut Client, class: &Class) -
     // SAFETY: `client` is a live map value, its first word aligned.
     let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
     let verdict = if hop.droppable {
-        bucket::admit(&word, hop.now, hop.size.bytes, &limit)
+        word.admit(hop.now, hop.size.bytes, &limit)
     } else {
-        bucket::charge(&word, hop.now, hop.size.bytes, &limit)
+        word.charge(hop.now, hop.size.bytes, &limit)
     };
     let bucket::Verdict::Admitted { debt, cost } = verdict else {
         hop.mark_limited::<DIR>(client, &word);

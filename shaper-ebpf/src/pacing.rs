@@ -2,6 +2,7 @@
 //! client's bucket on the socket's own events. No queueing discipline is needed.
 
 use crate::client;
+use crate::global;
 use crate::maps::{CLIENTS, FLOWS};
 use crate::options::{
     ANY, SO_MAX_PACING_RATE, SOL_SOCKET, SOL_TCP, TCP_BPF_SNDCWND_CLAMP, UNPACED,
@@ -12,7 +13,7 @@ use aya_ebpf::bindings::{BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_setsockopt;
 use aya_ebpf::programs::SockOpsContext;
-use shaper_common::backpressure::{self, Burst};
+use shaper_common::backpressure::Burst;
 use shaper_common::bucket::{self, Limit};
 use shaper_common::class::Settings;
 use shaper_common::flow::{Client, DOWNLOAD, Flow};
@@ -57,8 +58,8 @@ struct Held {
 impl Held {
     #[inline(always)]
     fn and(self, limit: &Limit, burst: &Burst, srtt: u64) -> Self {
-        let rate = backpressure::pacing_rate(limit, burst);
-        let in_flight = backpressure::in_flight(limit, srtt, burst.active, burst.segment);
+        let rate = global::pacing_rate(limit, burst);
+        let in_flight = global::in_flight(limit, srtt, burst.active, burst.segment);
         Self {
             // A rate of 0 would stop the socket for good.
             rate: u64::from(self.rate).min(rate).max(1) as u32,

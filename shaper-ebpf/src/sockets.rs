@@ -254,7 +254,7 @@ fn charge_handshake<const DIR: usize>(
         MapWord::new(&raw mut (*client).traffic[DIR].tat)
     };
     if !exempt && limit.is_set() {
-        bucket::charge(&word, now, bytes, limit);
+        word.charge(now, bytes, limit);
     }
 }
 

@@ -104,7 +104,7 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
 /// Parses; a packet whose head is scattered is pulled together first.
 #[inline(always)]
 fn read<const DIR: usize>(ctx: &TcContext, packet: &mut Packet) -> Result<(), Stop> {
-    let read = packet::parse::<DIR>(ctx.data(), ctx.data_end(), packet);
+    let read = packet::of_skb::<DIR>(ctx, packet);
     if read != Err(Stop::Truncated) || ctx.len() as usize <= ctx.data_end() - ctx.data() {
         return read;
     }
@@ -113,7 +113,7 @@ fn read<const DIR: usize>(ctx: &TcContext, packet: &mut Packet) -> Result<(), St
         return read;
     }
     *packet = Packet::default();
-    packet::parse::<DIR>(ctx.data(), ctx.data_end(), packet)
+    packet::of_skb::<DIR>(ctx, packet)
 }
 
 /// What the packet takes on the wire, from the IP header on. Ethernet padding
@@ -169,7 +169,7 @@ fn fragment<const DIR: usize>(ctx: &TcContext, policy: Policy, packet: &Packet) 
         let now = unsafe { bpf_ktime_get_ns() };
         // SAFETY: `client` is a live map value.
         let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
-        bucket::charge(&word, now, size.bytes, limit);
+        word.charge(now, size.bytes, limit);
     }
     Verdict::Pass
 }
@@ -375,12 +375,12 @@ impl Hop<'_> {
             let word = unsafe { MapWord::new(&raw mut (*flow).traffic[DIR].tat) };
             let limit = hard(&flow_limit, leeway);
             if !self.droppable {
-                bucket::charge(&word, self.now, bytes, &limit);
-            } else if bucket::admit(&word, self.now, bytes, &limit) == bucket::Verdict::Refused {
+                word.charge(self.now, bytes, &limit);
+            } else if word.admit(self.now, bytes, &limit) == bucket::Verdict::Refused {
                 return false;
             }
             if leeway == Leeway::Any {
-                bucket::forgive(&word, self.now, &hard(&flow_limit, Leeway::Window));
+                word.forgive(self.now, &hard(&flow_limit, Leeway::Window));
             }
         }
         let Some(limit) = client_limit::<DIR>(class) else {
@@ -389,9 +389,9 @@ impl Hop<'_> {
         // SAFETY: `client` is a live map value, its first word aligned.
         let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
         let verdict = if self.droppable {
-            bucket::admit(&word, self.now, bytes, &hard(limit, leeway))
+            word.admit(self.now, bytes, &hard(limit, leeway))
         } else {
-            bucket::charge(&word, self.now, bytes, limit)
+            word.charge(self.now, bytes, limit)
         };
         let bucket::Verdict::Admitted { debt, cost } = verdict else {
             if flow_limit.is_set() {
@@ -403,7 +403,7 @@ impl Hop<'_> {
             return false;
         };
         if leeway == Leeway::Any {
-            bucket::forgive(&word, self.now, &hard(limit, Leeway::Window));
+            word.forgive(self.now, &hard(limit, Leeway::Window));
         }
         // SAFETY: `client` is a live map value, an aligned word.
         let active = unsafe { core::ptr::read_volatile(&raw const (*client).active) };
@@ -470,10 +470,10 @@ fn renew(flow: *mut Flow, class: &Class, generation: u32, now: u64) {
         }
         let upload = MapWord::new(&raw mut (*flow).traffic[0].tat);
         let limit = flow_limit::<{ UPLOAD as usize }>(class, flow);
-        bucket::forgive(&upload, now, &limit);
+        upload.forgive(now, &limit);
         let download = MapWord::new(&raw mut (*flow).traffic[1].tat);
         let limit = flow_limit::<{ DOWNLOAD as usize }>(class, flow);
-        bucket::forgive(&download, now, &limit);
+        download.forgive(now, &limit);
         (*flow).generation = generation;
         clear_bits(&raw mut (*flow).flags, FLOW_EDGE);
     }

@@ -7,6 +7,7 @@
 
 use crate::atomic::set_bits;
 use crate::client;
+use crate::global;
 use crate::maps::{HANDSHAKES, WINDOW_UPDATES};
 use crate::packet::{self, Packet};
 use crate::policy::{Policy, class_limit, flow_limit, holds};
@@ -234,7 +235,7 @@ fn wanted(
             let tat = core::ptr::read_volatile(&raw const (*flow).traffic[0].tat);
             offer.debt = bucket::debt(tat, hop.now);
             offer.active = 1;
-            least = backpressure::window(&own, offer);
+            least = global::window(&own, offer);
         }
         if class.upload.is_set() {
             let tat = core::ptr::read_volatile(&raw const (*client).traffic[0].tat);
@@ -244,7 +245,7 @@ fn wanted(
             offer.used = share::used((*flow).share[0], hop.now);
             offer.elapsed = share::elapsed(hop.now);
             offer.light = !share::is_active((*flow).share[0], hop.now);
-            let offered = backpressure::window(&class.upload, offer);
+            let offered = global::window(&class.upload, offer);
             if offered.window <= least.window {
                 least = offered;
             }
