@@ -1,6 +1,7 @@
 //! Finding and making clients.
 
 use crate::atomic::{MapWord, add, clear_bits, fetch_add32, set_bits};
+use crate::group;
 use crate::maps::{CLIENTS, EMPTY_CLIENT, OVERFLOW, UDP_CLIENTS};
 use crate::policy::Policy;
 use crate::report::{count, event};
@@ -11,6 +12,7 @@ use shaper_common::class::Class;
 use shaper_common::event::kind;
 use shaper_common::flow::{CLIENT_SHARED, Client, FLOW_UNCOUNTED, FULL_CLIENTS, Flow, UPLOAD};
 use shaper_common::key::ClientKey;
+use shaper_common::share;
 use shaper_common::stats::Stat;
 
 /// The client, wherever it is kept.
@@ -175,7 +177,8 @@ pub fn class_of(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<
     renew(policy, key, client)
 }
 
-#[inline(always)]
+/// A function of its own for the stack's sake.
+#[inline(never)]
 fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'static Class> {
     let index = Policy::rule(policy.generation, key);
     let class = policy.class(index)?;
@@ -194,6 +197,7 @@ fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'stati
         let word = u64::from(policy.generation) << 32 | u64::from(index);
         core::ptr::write_volatile((&raw mut (*client).class).cast::<u64>(), word);
     }
+    group::forgive(class, now);
     Some(class)
 }
 
@@ -213,25 +217,46 @@ fn renew_shared(policy: Policy, client: *mut Client) {
     }
 }
 
-/// Changes a flow's share word by `next`, and counts the flow among the active
-/// ones of its client where that says so.
+/// Changes a share word by `next`, and counts whose it is among the active ones
+/// where that says so.
 #[inline(always)]
-pub fn share<const DIR: usize>(
+pub fn share(
+    share: *mut u64,
+    active: *mut u64,
+    now: u64,
+    direction: u32,
+    next: impl Fn(u64) -> (u64, bool),
+) {
+    // SAFETY: both are words of live map values. Two CPUs may write the share at
+    // once: then it counts a packet later.
+    unsafe {
+        let (word, counted) = next(*share);
+        *share = word;
+        if counted {
+            MapWord::new(active).count_active(now, direction);
+        }
+    }
+}
+
+/// [`share`] of a flow, among those of its client.
+#[inline(always)]
+pub fn share_flow<const DIR: usize>(
     flow: *mut Flow,
     client: *mut Client,
     now: u64,
     next: impl Fn(u64) -> (u64, bool),
 ) {
-    // SAFETY: both are live map values, the words aligned. Two CPUs may write the
-    // flow's word at once: then it counts a packet later.
-    unsafe {
-        let (word, counted) = next((*flow).share[DIR]);
-        (*flow).share[DIR] = word;
-        if counted {
-            let active = MapWord::new(&raw mut (*client).active);
-            active.count_active(now, DIR as u32);
-        }
-    }
+    // SAFETY: both are live map values.
+    let (word, active) = unsafe { (&raw mut (*flow).share[DIR], &raw mut (*client).active) };
+    share(word, active, now, DIR as u32, next);
+}
+
+/// Flows of the client that are active in a direction.
+#[inline(always)]
+pub fn active<const DIR: usize>(client: *const Client, now: u64) -> u64 {
+    // SAFETY: a live map value, an aligned word.
+    let active = unsafe { core::ptr::read_volatile(&raw const (*client).active) };
+    share::active(active, now, DIR as u32)
 }
 
 /// Whether the client still has a reason to be remembered: a connection, a

@@ -58,12 +58,11 @@ pub fn in_flight(limit: &Limit, srtt: u64, active: u64, segment: u32) -> u32 {
     shaper_in_flight(limit, srtt, active, segment)
 }
 
-/// See [`backpressure::window`].
+/// What a limit offers (see [`backpressure::window`]), where that is less than what
+/// is offered already.
 #[inline(always)]
-pub fn window(limit: &Limit, offer: &Offer) -> Offered {
-    let mut offered = Offered { window: 0, wait: 0 };
-    shaper_window(limit, offer, &raw mut offered);
-    offered
+pub fn tighter(limit: &Limit, offer: &Offer, offered: &mut Offered) -> u32 {
+    shaper_window(limit, offer, offered)
 }
 
 // SAFETY: nothing else has this name.
@@ -142,8 +141,13 @@ extern "C" fn shaper_window(
     if let (Some(limit), Some(offer)) = (limit, offer)
         && !offered.is_null()
     {
+        let found = backpressure::window(limit, offer);
         // SAFETY: the caller's own.
-        unsafe { *offered = backpressure::window(limit, offer) };
+        unsafe {
+            if found.window <= (*offered).window {
+                *offered = found;
+            }
+        }
         return 1;
     }
     0

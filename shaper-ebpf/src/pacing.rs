@@ -2,13 +2,13 @@
 //! client's bucket on the socket's own events. No queueing discipline is needed.
 
 use crate::client;
-use crate::global;
 use crate::maps::{CLIENTS, FLOWS};
 use crate::options::{
     ANY, SO_MAX_PACING_RATE, SOL_SOCKET, SOL_TCP, TCP_BPF_SNDCWND_CLAMP, UNPACED,
 };
 use crate::policy::{Policy, flow_limit, holds};
 use crate::report::count;
+use crate::{global, group};
 use aya_ebpf::bindings::{BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_setsockopt;
@@ -155,6 +155,15 @@ fn held(
             ..sent
         };
         held = held.and(&class.download, &burst, srtt);
+    }
+    if let Some(group) = group::of::<{ DOWNLOAD as usize }>(class) {
+        let clients = group::active::<{ DOWNLOAD as usize }>(group, now);
+        let burst = Burst {
+            debt: group::debt::<{ DOWNLOAD as usize }>(group, now),
+            active: clients * client::active::<{ DOWNLOAD as usize }>(client, now),
+            ..sent
+        };
+        held = held.and(&class.group_download, &burst, srtt);
     }
     Some(held)
 }
