@@ -317,6 +317,9 @@ impl<K: Kernel> Core<K> {
             };
         }
         self.allow(&command, peer)?;
+        // What has ended since the last tick must not go on as part of what is set
+        // now.
+        self.expire(now);
         let before = self
             .subject(&command)
             .map(|client| (client, self.held(client)));
