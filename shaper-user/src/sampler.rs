@@ -5,6 +5,7 @@
 //! for what a query returns (see `rows.rs`). Flows are looked for in HAProxy's
 //! answers when those come, not every second (see `pinned.rs`).
 
+mod groups;
 mod pinned;
 mod placed;
 mod rank;
@@ -97,6 +98,7 @@ pub struct Sampler {
     gone: [Direction; 2],
     /// What the clients of each rule passed since the daemon began.
     rules: Rules,
+    groups: groups::Groups,
 }
 
 /// Sums over everything, for `status`.
@@ -136,6 +138,7 @@ impl Sampler {
             stats: [0; STATS_LEN],
             gone: [Direction::default(); 2],
             rules: Rules::default(),
+            groups: groups::Groups::default(),
         }
     }
 
@@ -185,6 +188,7 @@ impl Sampler {
         self.at = at;
         self.now = sample.now;
         self.stats = sample.stats;
+        self.groups.observe(sample.groups);
         let clients = std::mem::take(&mut self.clients);
         self.observe_clients(&clients, sample.clients, first);
         self.rules.settle(&self.compiled);
@@ -196,6 +200,7 @@ impl Sampler {
     pub fn set_policy(&mut self, compiled: Arc<Compiled>, generation: u32) {
         self.compiled = compiled;
         self.generation = generation;
+        self.groups.clear();
         for state in &mut self.clients {
             let Some(memory) = self.client_index.get_mut(&state.key) else {
                 continue;
@@ -463,10 +468,14 @@ fn limited(compiled: &Compiled, class: u32, kernel: &Client, now: u64) -> [bool;
         return [false; 2];
     }
     let limits = [class.class.upload, class.class.download];
+    let groups = [class.class.group_upload, class.class.group_download];
     DIRECTIONS.map(|direction| {
-        kernel.flags & (CLIENT_LIMITED << direction) != 0
-            && limits[direction].interval != 0
-            && debt(kernel.traffic[direction].tat, now) > 0
+        let own = limits[direction].is_set() && debt(kernel.traffic[direction].tat, now) > 0;
+        // What a group owes is not the client's: the flag goes with the next packet
+        // that finds its bucket full.
+        let of_group =
+            groups[direction].is_set() && now.saturating_sub(kernel.last_seen) < IDLE_AFTER;
+        kernel.flags & (CLIENT_LIMITED << direction) != 0 && (own || of_group)
     })
 }
 

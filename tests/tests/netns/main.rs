@@ -9,6 +9,7 @@ mod confined;
 mod connections;
 mod counting;
 mod full;
+mod groups;
 mod interfaces;
 mod join;
 mod kill_points;
@@ -20,6 +21,7 @@ mod rights;
 mod rude;
 mod runtime;
 mod shield;
+mod telling;
 mod tools;
 mod upgrade;
 mod versions;
@@ -42,6 +44,7 @@ fn main() {
         counting::TESTS,
         limits::TESTS,
         full::TESTS,
+        groups::TESTS,
         backpressure::TESTS,
         letting_go::TESTS,
         rude::TESTS,
@@ -52,6 +55,7 @@ fn main() {
         shield::TESTS,
         connections::TESTS,
         lifecycle::TESTS,
+        telling::TESTS,
         confined::TESTS,
         kill_points::TESTS,
         upgrade::TESTS,
