@@ -188,7 +188,7 @@ mod tests {
         match (command[0].as_str(), command.get(2).map(String::as_str)) {
             ("limit", Some("--clear")) => drop(overrides.clear_limit(client)),
             ("limit", _) => {
-                drop(overrides.set_limit(client, rate("--upload"), rate("--download"), expires));
+                let _ = overrides.set_limit(client, rate("--upload"), rate("--download"), expires);
             }
             ("block", _) => drop(overrides.set_block(client, expires)),
             _ => drop(overrides.unblock(client)),
