@@ -619,6 +619,7 @@ impl<K: Kernel> Core<K> {
             hard_limit_only: totals.hard_limit_only,
             tables: self.kernel.tables(),
             overflow: self.kernel.overflow(),
+            groups: self.sampler.groups(),
             haproxy,
             // Known where they run, outside of this thread.
             drains: Vec::new(),
