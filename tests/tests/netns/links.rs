@@ -468,22 +468,23 @@ fn listed_once() -> Result<()> {
 
 /// The same command, with what it sends and receives written to a file.
 fn traced(command: &Command, file: &Path) -> Result<Command> {
-    let mut traced = Command::new("strace");
-    // The tracer is the grandchild: the process that is started is the daemon.
-    traced.args([
-        "-D",
-        "-f",
-        "-qq",
-        "-e",
-        "trace=sendto,sendmsg,recvfrom,recvmsg",
-    ]);
-    traced.arg("-o").arg(file);
     let here = Command::new("strace").arg("--version").output();
     ensure!(
         here.is_ok_and(|output| output.status.success()),
         NotRun("strace is not installed: as root, cargo xtask setup")
     );
-    traced.arg(command.get_program()).args(command.get_args());
+    let mut traced = Command::new(command.get_program());
+    for argument in command.get_args() {
+        traced.arg(argument);
+        // Within the namespace: elsewhere it does not know what a socket speaks.
+        if argument == "--" {
+            // The tracer is the grandchild: the process that is started is the
+            // daemon.
+            traced.args(["strace", "-D", "-f", "-qq", "-e"]);
+            traced.arg("trace=sendto,sendmsg,recvfrom,recvmsg");
+            traced.arg("-o").arg(file);
+        }
+    }
     Ok(traced)
 }
 
