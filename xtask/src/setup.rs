@@ -25,6 +25,12 @@ const RUNTIME: [Need; 2] = [
     },
 ];
 
+/// What reads metrics, with promtool: without it the tests of that are not run.
+const MONITORING: [Need; 1] = [Need {
+    program: "prometheus",
+    package: "prometheus",
+}];
+
 /// What tests run beside that: to rate the unit's sandbox, and to see which system
 /// calls a daemon makes.
 const EXAMINERS: [Need; 2] = [
@@ -102,7 +108,9 @@ pub fn runtime() -> Result<()> {
 /// Installs what tests examine the daemon with, where it is missing. They do
 /// without, and say so.
 pub fn examiners() -> Result<()> {
-    install(&EXAMINERS)
+    // Each by itself: that one cannot be had keeps the other from nobody.
+    let examiners = install(&EXAMINERS);
+    install(&MONITORING).and(examiners)
 }
 
 /// Installs what the benchmarks with traffic run, where it is missing.
@@ -200,8 +208,12 @@ fn apt_install(packages: &[&str]) -> Result<()> {
         bail!("install these as root: apt-get install {list}");
     }
     println!("setup: apt-get install {list}");
-    if packages.contains(&"haproxy") {
-        println!("setup: the haproxy service is not started now; it is enabled for the next boot");
+    for service in ["haproxy", "prometheus"] {
+        if packages.contains(&service) {
+            println!(
+                "setup: the {service} service is not started now; it is enabled for the next boot"
+            );
+        }
     }
     sh::run(
         Command::new("sh")

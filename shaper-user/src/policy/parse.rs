@@ -1,6 +1,7 @@
 //! The policy file to a [`Policy`], with all its mistakes at once.
 
 mod haproxy;
+mod metrics;
 mod place;
 mod rules;
 mod server_limit;
@@ -117,6 +118,7 @@ impl Policy {
             control_uids: Vec::new(),
             control_group: None,
             haproxy: Haproxy::default(),
+            metrics: None,
         }
     }
 
@@ -153,6 +155,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
     let server_limits = server_limit::server_limits(&mut root, lines, mistakes);
     let (control_uids, control_group) = control(&mut root, mistakes);
     let haproxy = haproxy::haproxy(&mut root, mistakes);
+    let metrics = metrics::metrics(&mut root, mistakes);
     root.finish(mistakes);
     Policy {
         interfaces,
@@ -171,6 +174,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         control_uids,
         control_group,
         haproxy,
+        metrics,
     }
 }
 
