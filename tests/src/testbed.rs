@@ -57,6 +57,7 @@ pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
         class,
         upload: None,
         download: None,
+        quota: None,
     };
     let mut classes = vec![named("default", default)];
     let mut prefixes = Vec::new();
@@ -80,6 +81,7 @@ pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
         },
         classes,
         rules: prefixes,
+        over_left_out: 0,
     }
 }
 
