@@ -80,6 +80,7 @@ pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
             ..Settings::default()
         },
         classes,
+        groups: Vec::new(),
         rules: prefixes,
         over_left_out: 0,
     }

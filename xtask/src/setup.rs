@@ -26,10 +26,16 @@ const RUNTIME: [Need; 2] = [
 ];
 
 /// What the benchmarks run beside that, to compare with.
-const INCUMBENTS: [Need; 1] = [Need {
-    program: "nft",
-    package: "nftables",
-}];
+const INCUMBENTS: [Need; 2] = [
+    Need {
+        program: "nft",
+        package: "nftables",
+    },
+    Need {
+        program: "iptables",
+        package: "iptables",
+    },
+];
 
 /// What boots other kernels, and what is packed for them.
 const MACHINES: [Need; 4] = [

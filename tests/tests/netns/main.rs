@@ -9,6 +9,7 @@ mod confined;
 mod connections;
 mod counting;
 mod full;
+mod groups;
 mod interfaces;
 mod join;
 mod kill_points;
@@ -42,6 +43,7 @@ fn main() {
         counting::TESTS,
         limits::TESTS,
         full::TESTS,
+        groups::TESTS,
         backpressure::TESTS,
         letting_go::TESTS,
         rude::TESTS,
