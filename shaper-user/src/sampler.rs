@@ -10,6 +10,7 @@ mod pinned;
 mod placed;
 mod rank;
 mod rows;
+pub mod rules;
 mod servers;
 mod targets;
 
@@ -20,6 +21,7 @@ use crate::policy::Compiled;
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use pinned::Pinned;
+use rules::Rules;
 use shaper_common::bucket::debt;
 use shaper_common::class::CLASS_EXEMPT;
 use shaper_common::flow::{CLIENT_LIMITED, Client, FLOW_PACED, FLOW_WINDOW, Flow, Traffic};
@@ -95,6 +97,8 @@ pub struct Sampler {
     /// Counters of clients that left, so that totals never fall.
     gone: [Direction; 2],
     groups: groups::Groups,
+    /// What the clients of each rule passed since the daemon began.
+    rules: Rules,
 }
 
 /// Sums over everything, for `status`.
@@ -134,6 +138,7 @@ impl Sampler {
             stats: [0; STATS_LEN],
             gone: [Direction::default(); 2],
             groups: groups::Groups::default(),
+            rules: Rules::default(),
         }
     }
 
@@ -186,6 +191,7 @@ impl Sampler {
         self.groups.observe(sample.groups);
         let clients = std::mem::take(&mut self.clients);
         self.observe_clients(&clients, sample.clients, first);
+        self.rules.settle(&self.compiled);
         self.observe_flows(sample.flows, before, first);
         self.settle()
     }
@@ -250,6 +256,9 @@ impl Sampler {
                 rates[direction] = rate(passed, per_byte);
             }
             let class = class_of(&self.compiled, self.generation, &key, &kernel, memory);
+            if !first {
+                self.rules.count(class, last, &kernel);
+            }
             self.clients.push(ClientState {
                 key,
                 kernel,

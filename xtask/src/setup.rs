@@ -25,6 +25,12 @@ const RUNTIME: [Need; 2] = [
     },
 ];
 
+/// What reads metrics, with promtool: without it the tests of that are not run.
+const MONITORING: [Need; 1] = [Need {
+    program: "prometheus",
+    package: "prometheus",
+}];
+
 /// What the benchmarks run beside that, to compare with.
 const INCUMBENTS: [Need; 2] = [
     Need {
@@ -82,7 +88,11 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Installs what the demo and the tests run, where it is missing.
 pub fn runtime() -> Result<()> {
-    install(&RUNTIME)
+    install(&RUNTIME)?;
+    if let Err(error) = install(&MONITORING) {
+        println!("setup: NOT TO BE HAD, so some tests of metrics will say NOT RUN: {error:#}");
+    }
+    Ok(())
 }
 
 /// Installs what the benchmarks with traffic run, where it is missing.
@@ -180,8 +190,12 @@ fn apt_install(packages: &[&str]) -> Result<()> {
         bail!("install these as root: apt-get install {list}");
     }
     println!("setup: apt-get install {list}");
-    if packages.contains(&"haproxy") {
-        println!("setup: the haproxy service is not started now; it is enabled for the next boot");
+    for service in ["haproxy", "prometheus"] {
+        if packages.contains(&service) {
+            println!(
+                "setup: the {service} service is not started now; it is enabled for the next boot"
+            );
+        }
     }
     sh::run(
         Command::new("sh")

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `run` | `run` |
 //! | `show` | `flows`, `clients`, `servers`, `status`, `top` |
+//! | `events` | `events` |
 //! | `change` | `limit`, `block`, `unblock`, `reload` |
 //! | `act` | `kill`, `drain` |
 //! | `check` | `check` |
@@ -15,6 +16,7 @@ mod act;
 mod change;
 mod check;
 mod detach;
+mod events;
 mod output;
 mod parse;
 mod run;
@@ -64,6 +66,8 @@ enum Command {
     Servers(show::Args),
     /// Say what is attached where, and what was counted
     Status(show::StatusArgs),
+    /// Say what happened, and what happens
+    Events(events::Args),
     /// Limit a client at runtime, over the policy
     Limit(change::LimitArgs),
     /// Drop everything a client sends, and close its connections
@@ -96,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Clients(args) => show::clients(socket, args),
         Command::Servers(args) => show::servers(socket, args),
         Command::Status(args) => show::status(socket, &args),
+        Command::Events(args) => events::events(socket, &args),
         Command::Limit(args) => change::limit(socket, args),
         Command::Block(args) => change::block(socket, args),
         Command::Unblock(args) => change::unblock(socket, args),

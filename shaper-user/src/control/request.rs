@@ -79,7 +79,7 @@ pub fn parse(line: &[u8]) -> Result<Command, ErrorBody> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Query, Request, SortKey};
+    use crate::protocol::{EventsQuery, Query, Request, SortKey};
     use proptest::prelude::*;
 
     #[test]
@@ -92,6 +92,11 @@ mod tests {
                 reverse: true,
                 limit: Some(3),
                 filter: "rule:gold".to_owned(),
+            }),
+            Command::Events(EventsQuery {
+                follow: true,
+                last: Some(10),
+                filter: "event:limited".to_owned(),
             }),
             Command::Block {
                 client: "192.0.2.1".to_owned(),

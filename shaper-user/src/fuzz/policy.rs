@@ -70,6 +70,12 @@ fn write(policy: &Policy) -> Table {
     }
     put(&mut root, "control", control.into());
     put(&mut root, "haproxy", haproxy(policy).into());
+    if let Some(metrics) = &policy.metrics {
+        let mut table = Table::new();
+        put(&mut table, "listen", text(metrics.listen));
+        put(&mut table, "top_clients", number(metrics.top_clients));
+        put(&mut root, "metrics", table.into());
+    }
     root
 }
 

@@ -3,7 +3,8 @@
 
 use crate::control::request::parse;
 use crate::control::server::users::Users;
-use crate::control::server::{Answer, Handler, Limits, Peer, serve_one};
+use crate::control::server::{Answer, Handler, Limits, Peer, Places, serve_one};
+use crate::events::filter::EventFilter;
 use crate::filter::Filter;
 use crate::haproxy::kill::FlowName;
 use crate::policy::Rate;
@@ -80,6 +81,9 @@ fn understood(command: &Command) {
         Command::Flows(query) | Command::Clients(query) | Command::Servers(query) => {
             let _ = Filter::parse(&query.filter);
         }
+        Command::Events(query) => {
+            let _ = EventFilter::parse(&query.filter);
+        }
         Command::Limit {
             client,
             upload,
@@ -134,9 +138,12 @@ fn converse(writes: &[&[u8]]) -> io::Result<Vec<Response>> {
         let (ours, theirs) = UnixStream::pair()?;
         let peer = Peer { uid: 0, pid: None };
         let (user, _place) = Users::default()
-            .place(peer.uid, LIMITS.per_user)
+            .place(peer.uid, LIMITS.per_user, LIMITS.followers_per_user)
             .ok_or_else(|| io::Error::other("no place for the first of them"))?;
-        let server = tokio::spawn(async move { serve_one(theirs, &Yes, LIMITS, peer, user).await });
+        let server =
+            tokio::spawn(
+                async move { serve_one(theirs, &Yes, LIMITS, peer, Places::of(user)).await },
+            );
         let (mut read, mut write) = ours.into_split();
         let written = async move {
             for bytes in writes {

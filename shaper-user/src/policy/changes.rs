@@ -74,6 +74,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         control_uids,
         control_group,
         haproxy,
+        metrics,
         ..
     } = policy;
     add("interfaces".to_owned(), list(interfaces), interfaces);
@@ -100,6 +101,11 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
     add("control.group".to_owned(), group.to_owned(), control_group);
     let actions = list(&haproxy.actions);
     add("haproxy.actions".to_owned(), actions, &haproxy.actions);
+    let listen = metrics.map_or_else(
+        || NONE.to_owned(),
+        |metrics| format!("{}, {} clients", metrics.listen, metrics.top_clients),
+    );
+    add("metrics".to_owned(), listen, metrics);
     add("default".to_owned(), limits(default), default);
     for rule in rules {
         // With what it takes from `[default]`: that is what holds.

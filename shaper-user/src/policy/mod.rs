@@ -131,6 +131,25 @@ pub struct Haproxy {
     pub actions: Vec<Action>,
 }
 
+/// Where metrics are read, and of how many clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// The address of the HTTP listener.
+    pub listen: SocketAddr,
+    /// Of so many clients, those that move most, there are series.
+    pub top_clients: u32,
+}
+
+impl Default for Metrics {
+    /// 127.0.0.1:9750, 20 clients.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9750)),
+            top_clients: 20,
+        }
+    }
+}
+
 /// Something that `shaper` does to HAProxy's sessions when told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -232,6 +251,8 @@ pub struct Policy {
     pub control_group: Option<String>,
     /// Where HAProxy's sockets are, and what may be done there.
     pub haproxy: Haproxy,
+    /// Where metrics are read; `None`: nowhere.
+    pub metrics: Option<Metrics>,
 }
 
 /// A limit or block set at runtime, over the policy.

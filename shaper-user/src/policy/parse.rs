@@ -1,6 +1,7 @@
 //! The policy file to a [`Policy`], with all its mistakes at once.
 
 mod haproxy;
+mod metrics;
 mod place;
 mod quota;
 mod rules;
@@ -120,6 +121,7 @@ impl Policy {
             control_uids: Vec::new(),
             control_group: None,
             haproxy: Haproxy::default(),
+            metrics: None,
         }
     }
 
@@ -160,6 +162,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
     let server_limits = server_limit::server_limits(&mut root, lines, mistakes);
     let (control_uids, control_group) = control(&mut root, mistakes);
     let haproxy = haproxy::haproxy(&mut root, mistakes);
+    let metrics = metrics::metrics(&mut root, mistakes);
     root.finish(mistakes);
     Policy {
         interfaces,
@@ -179,6 +182,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         control_uids,
         control_group,
         haproxy,
+        metrics,
     }
 }
 

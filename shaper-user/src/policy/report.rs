@@ -114,6 +114,13 @@ fn head(policy: &Policy) -> String {
         lines.push(("may read", format!("root, group {group}")));
     }
     lines.push(("haproxy", haproxy(&policy.haproxy)));
+    if let Some(metrics) = policy.metrics {
+        let clients = match metrics.top_clients {
+            0 => "no client by itself".to_owned(),
+            most => format!("the {most} busiest clients"),
+        };
+        lines.push(("metrics", format!("on {}, of {clients}", metrics.listen)));
+    }
     let mut text = String::new();
     for (name, value) in lines {
         let value = value.replace('\n', &format!("\n{:13}", ""));

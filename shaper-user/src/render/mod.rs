@@ -3,12 +3,14 @@
 //! Everything is written with colours; the stream that `shaper` writes to takes
 //! them away where nobody wants them.
 
+mod events;
 mod rows;
 mod servers;
 mod status;
 mod table;
 pub mod units;
 
+pub use events::{event, missed};
 pub use rows::{clients, flows};
 pub use servers::{servers, why_none};
 pub use status::status;
