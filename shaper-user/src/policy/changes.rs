@@ -2,7 +2,9 @@
 
 use super::client::display;
 use super::units::Size;
-use super::{Compiled, Limits, NamedClass, PlaceRule, Policy, Quota, Rate, RateLimit, Rule, ServerLimit};
+use super::{
+    Compiled, Limits, NamedClass, PlaceRule, Policy, Quota, Rate, RateLimit, Rule, ServerLimit,
+};
 use crate::addr::prefix_to_kernel;
 use ipnet::IpNet;
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT};

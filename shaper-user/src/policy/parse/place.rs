@@ -48,10 +48,7 @@ const FOREIGN: [(&str, &str); 7] = [
         "connection_rate",
         "which server a connection goes to is known only when it is open",
     ),
-    (
-        "quota",
-        "a client has one, wherever HAProxy sends it",
-    ),
+    ("quota", "a client has one, wherever HAProxy sends it"),
 ];
 
 /// Whether a `[[rule]]` is one.

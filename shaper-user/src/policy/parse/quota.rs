@@ -95,16 +95,15 @@ pub(super) fn check(
     for Named { rule, span, of } in named {
         let shown = rule.escape_debug();
         if of.as_ref() == Some(&rule) {
-            let message =
-                format!("the quota of rule `{shown}` ends in the rule itself; {OTHERS}");
+            let message = format!("the quota of rule `{shown}` ends in the rule itself; {OTHERS}");
             mistakes.push(span, message);
             continue;
         }
         let found = rules.iter().find(|found| found.name == rule);
         let message = match found {
-            None if places.iter().any(|place| place.name == rule) => format!(
-                "rule `{shown}` limits by where HAProxy sends a connection; {OTHERS}"
-            ),
+            None if places.iter().any(|place| place.name == rule) => {
+                format!("rule `{shown}` limits by where HAProxy sends a connection; {OTHERS}")
+            }
             None => {
                 let meant = rules
                     .iter()
@@ -119,9 +118,9 @@ pub(super) fn check(
             Some(found) if found.exempt => {
                 format!("rule `{shown}` is exempt, so it would end every limit; {OTHERS}")
             }
-            Some(found) if found.limits.quota.is_some() => format!(
-                "rule `{shown}` has a quota itself, and quotas make no chains; {OTHERS}"
-            ),
+            Some(found) if found.limits.quota.is_some() => {
+                format!("rule `{shown}` has a quota itself, and quotas make no chains; {OTHERS}")
+            }
             Some(_) => continue,
         };
         mistakes.push(span, message);

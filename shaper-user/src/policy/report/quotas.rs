@@ -22,7 +22,10 @@ pub(super) fn quotas(policy: &Policy) -> String {
     let zone = policy.time_zone.iana_name().unwrap_or("UTC");
     let mut text = String::new();
     // Infallible for a String.
-    let _ = writeln!(text, "\nWhat each client may move, by the clock of {zone}:\n");
+    let _ = writeln!(
+        text,
+        "\nWhat each client may move, by the clock of {zone}:\n"
+    );
     text.push_str(&table(&["RULE", "QUOTA", "PER", "COUNTS", "THEN"], rows));
     text
 }
