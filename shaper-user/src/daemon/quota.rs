@@ -17,10 +17,15 @@ use crate::render::units;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Seconds between two writes of what has changed: with the second of a sample and
 /// the write itself, less than ten are lost at worst.
 const WRITE_EVERY: u32 = 5;
+
+/// How often the last write is tried, and the pause between.
+const LAST_TRIES: u32 = 150;
+const LAST_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is remembered for them.
 pub(super) struct Quotas {
@@ -116,6 +121,24 @@ impl On {
             self.ledger.write_all_again();
         }
         self.wait = WRITE_EVERY;
+    }
+
+    /// The last write: waits for the one before it, but not for a disk that hangs.
+    fn keep(&mut self) {
+        let Some(writer) = &self.writer else {
+            return;
+        };
+        if writer.has_lost() {
+            self.ledger.write_all_again();
+        }
+        let (meta, mut changes) = self.ledger.changes();
+        for _ in 0..LAST_TRIES {
+            match writer.hand_over(meta.clone(), changes) {
+                Ok(()) => return,
+                Err(back) => changes = back,
+            }
+            std::thread::sleep(LAST_PAUSE);
+        }
     }
 
     /// Why usage is not kept.
@@ -330,7 +353,7 @@ impl<K: Kernel> Core<K> {
     /// The last write, as the daemon ends.
     pub(super) fn keep_quotas(&mut self) {
         if let Some(mut on) = self.quotas.on.take() {
-            on.write();
+            on.keep();
         }
     }
 }

@@ -43,7 +43,10 @@ fn core(dir: &TempDir, kernel: &FakeKernel, now: i64) -> Core<FakeKernel> {
 fn lab(name: &str) -> Lab {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("policy.toml"), POLICY).unwrap();
-    let kernel = FakeKernel::new(vec![flow(name, 4001, TCP)], vec![client(name)]);
+    let mut client = client(name);
+    // Its class is looked for in each policy.
+    client.1.generation = 0;
+    let kernel = FakeKernel::new(vec![flow(name, 4001, TCP)], vec![client]);
     kernel.state().counters = (1, true);
     let core = core(&dir, &kernel, 0);
     kernel.state().counters = (1, false);

@@ -110,7 +110,7 @@ fn notices_come_once_also_after_a_restart() {
     let mut ledger = disk.start(&policy, &compiled, true);
     let (key, _) = client(NAME);
     let quota = compiled.classes[0].quota.as_ref();
-    let mut levels = |ledger: &mut Ledger, bytes| {
+    let levels = |ledger: &mut Ledger, bytes| {
         let row = (key, 128, quota, [bytes, 0]);
         let notices = ledger.observe([row].into_iter(), NOW);
         notices
