@@ -65,6 +65,7 @@ pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
         class,
         upload: None,
         download: None,
+        quota: None,
     };
     let mut classes = vec![named("default", default)];
     let mut prefixes = Vec::new();
@@ -89,6 +90,7 @@ pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
         classes,
         groups: Vec::new(),
         rules: prefixes,
+        over_left_out: 0,
     }
 }
 

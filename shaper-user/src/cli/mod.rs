@@ -19,6 +19,7 @@ mod detach;
 mod events;
 mod output;
 mod parse;
+mod quota;
 mod run;
 mod show;
 
@@ -74,6 +75,8 @@ enum Command {
     Block(change::BlockArgs),
     /// Take a runtime block away
     Unblock(change::UnblockArgs),
+    /// Say what a client has used of its quota, reset it or add to it
+    Quota(quota::Args),
     /// Have HAProxy close one connection
     Kill(act::KillArgs),
     /// Have HAProxy close a server's heaviest connections, one after the other
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Limit(args) => change::limit(socket, args),
         Command::Block(args) => change::block(socket, args),
         Command::Unblock(args) => change::unblock(socket, args),
+        Command::Quota(args) => quota::quota(socket, args),
         Command::Kill(args) => act::kill(socket, args),
         Command::Drain(args) => act::drain(socket, args),
         Command::Check(args) => check::check(&args),

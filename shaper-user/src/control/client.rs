@@ -166,6 +166,14 @@ impl Client {
         self.request(Command::Servers(query)).await
     }
 
+    /// What a client has used of its quota.
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn quota(&mut self, client: String) -> Result<model::ClientQuota, ClientError> {
+        self.request(Command::Quota { client }).await
+    }
+
     /// The daemon's state.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! them away where nobody wants them.
 
 mod events;
+pub mod quota;
 mod rows;
 mod servers;
 mod status;
@@ -11,6 +12,7 @@ mod table;
 pub mod units;
 
 pub use events::{event, missed};
+pub use quota::quota;
 pub use rows::{clients, flows};
 pub use servers::{servers, why_none};
 pub use status::status;

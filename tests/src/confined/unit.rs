@@ -82,8 +82,10 @@ impl Unit {
     pub fn writable(&self) -> Vec<PathBuf> {
         let runtime = self.words("RuntimeDirectory").into_iter();
         let runtime = runtime.map(|name| Path::new("/run").join(name));
+        let state = self.words("StateDirectory").into_iter();
+        let state = state.map(|name| Path::new("/var/lib").join(name));
         let paths = self.words("ReadWritePaths").into_iter().map(PathBuf::from);
-        runtime.chain(paths).collect()
+        runtime.chain(state).chain(paths).collect()
     }
 
     /// The options of its own `/proc`, where it has one.
