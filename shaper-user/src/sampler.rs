@@ -382,6 +382,13 @@ impl Sampler {
         })
     }
 
+    /// Whether a client is held in a direction now; `None`: it is not there.
+    #[must_use]
+    pub fn limited(&self, client: &ClientKey, direction: u32) -> Option<bool> {
+        let state = self.client(client)?;
+        state.limited.get(direction as usize).copied()
+    }
+
     /// Sums over everything.
     #[must_use]
     pub fn totals(&self) -> Totals {

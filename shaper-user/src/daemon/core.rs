@@ -284,6 +284,7 @@ impl<K: Kernel> Core<K> {
             (&events, self.sampler.stats()),
             &over,
             clocks,
+            |client, direction| self.sampler.limited(client, direction),
             (&self.compiled, &self.policy),
             &self.bus,
         );

@@ -126,6 +126,7 @@ impl EventLog {
         (events, stats): (&[Event], &[u64; STATS_LEN]),
         left: &[ClientKey],
         clocks: Clocks,
+        limited: impl Fn(&ClientKey, u32) -> Option<bool>,
         (compiled, policy): (&Compiled, &Policy),
         bus: &Bus,
     ) {
@@ -144,7 +145,7 @@ impl EventLog {
             let client = compiled.settings.client(&event.client).addr;
             lines.extend(self.take(&Event { client, ..*event }));
         }
-        lines.extend(self.settle(left, clocks.ktime));
+        lines.extend(self.settle(left, clocks.ktime, limited));
         for line in lines {
             if self.budget.take(line.what) {
                 bus.publish(self.event(line, compiled, policy), clocks.at(line.at));
@@ -203,12 +204,23 @@ impl EventLog {
         }
     }
 
-    /// Who has stayed released, or has left.
-    fn settle(&mut self, left: &[ClientKey], now: u64) -> Vec<Line> {
+    /// Who has stayed released, or has left. The kernel says nothing of a client that
+    /// sends nothing any more; `limited` says what the sample makes of it.
+    fn settle(
+        &mut self,
+        left: &[ClientKey],
+        now: u64,
+        limited: impl Fn(&ClientKey, u32) -> Option<bool>,
+    ) -> Vec<Line> {
         self.said
             .retain(|_, at| now.saturating_sub(*at) < REPEAT_AFTER);
         let mut lines = Vec::new();
         self.held.retain(|(client, direction), held| {
+            match limited(&ClientKey { addr: *client }, *direction) {
+                Some(true) => held.released = None,
+                Some(false) if held.released.is_none() => held.released = Some(now),
+                _ => {}
+            }
             let gone = left.iter().any(|key| key.addr == *client);
             let until = match held.released {
                 Some(at) if gone || now.saturating_sub(at) >= RELEASED_AFTER => at,
@@ -280,6 +292,10 @@ mod tests {
     const SEC: u64 = 1_000_000_000;
     const CLIENT: Addr = [1, 2, 3, 4];
 
+    fn unknown(_: &ClientKey, _: u32) -> Option<bool> {
+        None
+    }
+
     fn event(at: u64, kind: u32) -> Event {
         Event {
             at,
@@ -299,12 +315,12 @@ mod tests {
         assert_eq!(taken(&mut log, SEC, kind::LIMITED), Some(What::Limited));
         for second in 1..20 {
             assert_eq!(taken(&mut log, second * SEC, kind::RELEASED), None);
-            assert_eq!(log.settle(&[], second * SEC + SEC / 2), []);
+            assert_eq!(log.settle(&[], second * SEC + SEC / 2, unknown), []);
             assert_eq!(taken(&mut log, second * SEC + SEC / 2, kind::LIMITED), None);
         }
         assert_eq!(taken(&mut log, 20 * SEC, kind::RELEASED), None);
-        assert_eq!(log.settle(&[], 24 * SEC), []);
-        let lines = log.settle(&[], 25 * SEC);
+        assert_eq!(log.settle(&[], 24 * SEC, unknown), []);
+        let lines = log.settle(&[], 25 * SEC, unknown);
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0].what, What::Released(19 * SEC));
         assert_eq!(
@@ -318,8 +334,26 @@ mod tests {
         let mut log = EventLog::default();
         taken(&mut log, SEC, kind::LIMITED);
         let left = [ClientKey { addr: CLIENT }];
-        assert_eq!(log.settle(&left, 3 * SEC)[0].what, What::Released(2 * SEC));
-        assert_eq!(log.settle(&left, 4 * SEC), []);
+        assert_eq!(
+            log.settle(&left, 3 * SEC, unknown)[0].what,
+            What::Released(2 * SEC)
+        );
+        assert_eq!(log.settle(&left, 4 * SEC, unknown), []);
+    }
+
+    #[test]
+    fn a_client_that_sends_nothing_any_more_is_released() {
+        let mut log = EventLog::default();
+        taken(&mut log, SEC, kind::LIMITED);
+        assert_eq!(log.settle(&[], 2 * SEC, |_, _| Some(true)), []);
+        assert_eq!(log.settle(&[], 3 * SEC, |_, _| Some(false)), []);
+        // Held again in between, without a word from the kernel.
+        assert_eq!(log.settle(&[], 5 * SEC, |_, _| Some(true)), []);
+        for second in 6..11 {
+            assert_eq!(log.settle(&[], second * SEC, |_, _| Some(false)), []);
+        }
+        let lines = log.settle(&[], 11 * SEC, |_, _| Some(false));
+        assert_eq!(lines[0].what, What::Released(5 * SEC));
     }
 
     #[test]
@@ -346,7 +380,7 @@ mod tests {
             }
         }
         assert_eq!((log.held.len(), log.said.len()), (REMEMBERED, REMEMBERED));
-        log.settle(&[], 100 * SEC);
+        log.settle(&[], 100 * SEC, unknown);
         assert_eq!(log.said.len(), 0);
     }
 
@@ -371,7 +405,7 @@ mod tests {
             };
             let log = super::super::logged::logged(|| {
                 let sample = (&events[..], &[0; STATS_LEN]);
-                EventLog::default().tell(sample, &[], clocks, (&compiled, &policy), &bus);
+                EventLog::default().tell(sample, &[], clocks, unknown, (&compiled, &policy), &bus);
             });
             let told = bus.last(&EventFilter::default(), None);
             let told: Vec<_> = told.iter().map(|r| (r.at, sentence(&r.event))).collect();
@@ -433,7 +467,14 @@ mod tests {
                 ktime: second * SEC,
                 wall: at(0),
             };
-            log.tell((&events, &stats), &[], clocks, (&compiled, &policy), &bus);
+            log.tell(
+                (&events, &stats),
+                &[],
+                clocks,
+                unknown,
+                (&compiled, &policy),
+                &bus,
+            );
         }
         let told = bus.last(&EventFilter::default(), None);
         let limited = told.iter().filter(|r| r.event.name() == "limited").count() as u64;
