@@ -24,6 +24,7 @@
 //! | [`empty`] | an empty program, to compare with |
 //! | [`killed`] | a daemon that kills itself behind a step |
 //! | [`leftovers`] | what must be gone afterwards |
+//! | [`package`] | the Debian package in a clean Debian, as `cargo xtask dist --test` runs it |
 //! | [`process`] | children that never outlive this process |
 //! | [`cleanup`] | removal on Ctrl-C, and of what a killed run left |
 //! | [`guest`] | what `cargo xtask vm-test` runs in a virtual machine |
@@ -43,6 +44,7 @@ pub mod lab;
 pub mod leftovers;
 pub mod netns;
 pub mod offload;
+pub mod package;
 pub mod process;
 pub mod relay;
 pub mod shaper;
