@@ -52,6 +52,7 @@ pub enum Leeway {
 }
 
 /// What is known of a flow when its window is set.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Offer {
     /// Smoothed round-trip time in ns.
@@ -105,6 +106,7 @@ pub const fn target(limit: &Limit) -> u64 {
 }
 
 /// A window, and when to offer another.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offered {
     /// Bytes; on the wire, whole granules of them.
@@ -279,6 +281,7 @@ const fn earned(limit: &Limit, offer: &Offer, target: u64) -> u64 {
 }
 
 /// What is known of a flow when its pacing is set.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Burst {
     /// Debt of the bucket in ns.

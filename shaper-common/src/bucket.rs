@@ -175,29 +175,38 @@ pub const fn refuses(tat: u64, now: u64, limit: &Limit) -> bool {
 /// Checks the bucket and, when it admits, charges `len` bytes.
 #[inline(always)]
 pub fn admit<W: Word>(word: &W, now: u64, len: u64, limit: &Limit) -> Verdict {
-    take::<W, true>(word, now, len, limit)
+    admitted(limit.cost(len), |cost| take(word, now, cost, limit.tau))
 }
 
 /// Charges `len` bytes whatever the bucket says: for packets that are never
 /// dropped (SYN, FIN, RST, a bare ACK) and for traffic that has passed already.
 #[inline(always)]
 pub fn charge<W: Word>(word: &W, now: u64, len: u64, limit: &Limit) -> Verdict {
-    take::<W, false>(word, now, len, limit)
+    admitted(limit.cost(len), |cost| take(word, now, cost, u64::MAX))
 }
 
 #[inline(always)]
-fn take<W: Word, const CHECK: bool>(word: &W, now: u64, len: u64, limit: &Limit) -> Verdict {
-    let cost = limit.cost(len);
+fn admitted(cost: u64, take: impl FnOnce(u64) -> Option<u64>) -> Verdict {
+    match take(cost) {
+        Some(debt) => Verdict::Admitted { debt, cost },
+        None => Verdict::Refused,
+    }
+}
+
+/// Charges a cost in ns where the debt is at most `tau`, and returns the debt with
+/// it. [`admit`] and [`charge`] in the kernel's terms.
+#[inline(always)]
+pub fn take<W: Word>(word: &W, now: u64, cost: u64, tau: u64) -> Option<u64> {
     let mut tat = word.load();
     let mut tries = 0;
     while tries < CAS_TRIES {
         let before = debt(tat, now);
-        if CHECK && before > limit.tau {
-            return Verdict::Refused;
+        if before > tau {
+            return None;
         }
         let debt = raise(before, cost);
         match word.compare_exchange(tat, now.wrapping_add(debt)) {
-            Ok(_) => return Verdict::Admitted { debt, cost },
+            Ok(_) => return Some(debt),
             Err(found) => tat = found,
         }
         tries += 1;
@@ -205,7 +214,7 @@ fn take<W: Word, const CHECK: bool>(word: &W, now: u64, len: u64, limit: &Limit)
     let before = debt(tat, now);
     let debt = raise(before, cost);
     word.fetch_add(debt - before);
-    Verdict::Admitted { debt, cost }
+    Some(debt)
 }
 
 /// A debt with a cost on top.
@@ -218,10 +227,16 @@ const fn raise(debt: u64, cost: u64) -> u64 {
 /// slow limit would hold its client for as long under a fast one.
 #[inline(always)]
 pub fn forgive<W: Word>(word: &W, now: u64, limit: &Limit) {
+    cut(word, now, limit.tau);
+}
+
+/// [`forgive`] in the kernel's terms: cuts a debt to `tau`.
+#[inline(always)]
+pub fn cut<W: Word>(word: &W, now: u64, tau: u64) {
     let mut tat = word.load();
     let mut tries = 0;
-    while tries < CAS_TRIES && refuses(tat, now, limit) {
-        match word.compare_exchange(tat, now.wrapping_add(limit.tau)) {
+    while tries < CAS_TRIES && debt(tat, now) > tau {
+        match word.compare_exchange(tat, now.wrapping_add(tau)) {
             Ok(_) => return,
             Err(found) => tat = found,
         }

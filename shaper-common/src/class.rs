@@ -27,6 +27,10 @@ pub struct Class {
     pub flow_upload: Limit,
     /// This host to the client, each flow alone.
     pub flow_download: Limit,
+    /// Client to this host, all clients of the rule together.
+    pub group_upload: Limit,
+    /// This host to the client, all clients of the rule together.
+    pub group_download: Limit,
     /// New connections; one connection is the unit charged.
     pub connections: Limit,
     /// Open connections of the client above which its SYNs are dropped; zero:
@@ -34,6 +38,10 @@ pub struct Class {
     pub max_connections: u32,
     /// `CLASS_*` bits.
     pub flags: u32,
+    /// Index of the group's bucket; of no meaning without a limit of the group.
+    pub group: u32,
+    /// Always zero.
+    pub _pad: u32,
 }
 
 /// Settings of one policy generation, read by every packet.
@@ -113,7 +121,7 @@ pub const fn port_bit(generation: u32, port: u16) -> (u32, u64) {
     )
 }
 
-const _: () = assert!(size_of::<Class>() == 88);
+const _: () = assert!(size_of::<Class>() == 128);
 const _: () = assert!(size_of::<Settings>() == 48);
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod class;
 pub mod control;
 pub mod event;
 pub mod flow;
+pub mod group;
 pub mod key;
 pub mod names;
 pub mod share;

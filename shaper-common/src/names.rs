@@ -3,7 +3,7 @@
 /// The version of everything that is pinned: raise it with each change of a map's
 /// layout or meaning. A start moves what an earlier version left, as
 /// `shaper-user/src/kernel/migrate/convert.rs` says; 0 are pins without a version.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 /// The pin that says which version the others are: a symbolic link to its number.
 pub const ABI_PIN: &str = "abi";
 
@@ -18,6 +18,10 @@ pub const UDP_CLIENTS: &str = "UDP_CLIENTS";
 /// The shared client: all those that found no room in [`CLIENTS`], and how many
 /// connections found none in [`FLOWS`]; one [`crate::flow::Client`].
 pub const OVERFLOW: &str = "OVERFLOW";
+/// Groups of clients, by [`crate::class::Class::group`].
+pub const GROUPS: &str = "GROUPS";
+/// Clients as members of their groups, a bounded LRU.
+pub const MEMBERS: &str = "MEMBERS";
 /// Handshakes under way, a bounded LRU.
 pub const HANDSHAKES: &str = "HANDSHAKES";
 /// Connection-rate buckets, a bounded LRU.
@@ -44,12 +48,14 @@ pub const WINDOW_UPDATES: &str = "WINDOW_UPDATES";
 pub const EVENT_GATE: &str = "EVENT_GATE";
 
 /// Every map that is pinned, in the order of this file.
-pub const PINNED_MAPS: [&str; 17] = [
+pub const PINNED_MAPS: [&str; 19] = [
     FLOWS,
     UDP_FLOWS,
     CLIENTS,
     UDP_CLIENTS,
     OVERFLOW,
+    GROUPS,
+    MEMBERS,
     HANDSHAKES,
     SYN_RATES,
     CLASSES,

@@ -6,6 +6,7 @@ use crate::class::{Class, Settings};
 use crate::control::Control;
 use crate::event::{Event, WindowUpdate};
 use crate::flow::{Client, Flow, Handshake, Traffic};
+use crate::group::{Group, Member};
 use crate::key::{ClientKey, FlowKey, RuleKey};
 
 macro_rules! pod {
@@ -31,6 +32,8 @@ pod!(
     Flow,
     Client,
     Handshake,
+    Group,
+    Member,
     ClientKey,
     FlowKey,
     RuleKey

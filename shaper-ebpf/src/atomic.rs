@@ -18,6 +18,11 @@ impl MapWord {
     pub unsafe fn new(word: *mut u64) -> Self {
         Self(word)
     }
+
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut u64 {
+        self.0
+    }
 }
 
 impl Word for MapWord {

@@ -1,6 +1,7 @@
 //! Finding and making clients.
 
 use crate::atomic::{MapWord, add, clear_bits, fetch_add32, set_bits};
+use crate::group;
 use crate::maps::{CLIENTS, EMPTY_CLIENT, OVERFLOW, UDP_CLIENTS};
 use crate::policy::Policy;
 use crate::report::{count, event};
@@ -176,7 +177,8 @@ pub fn class_of(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<
     renew(policy, key, client)
 }
 
-#[inline(always)]
+/// A function of its own for the stack's sake.
+#[inline(never)]
 fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'static Class> {
     let index = Policy::rule(policy.generation, key);
     let class = policy.class(index)?;
@@ -189,12 +191,13 @@ fn renew(policy: Policy, key: &ClientKey, client: *mut Client) -> Option<&'stati
     // SAFETY: `client` is a live map value; for the last word see `class_of`.
     unsafe {
         let upload = MapWord::new(&raw mut (*client).traffic[0].tat);
-        bucket::forgive(&upload, now, &class.upload);
+        upload.forgive(now, &class.upload);
         let download = MapWord::new(&raw mut (*client).traffic[1].tat);
-        bucket::forgive(&download, now, &class.download);
+        download.forgive(now, &class.download);
         let word = u64::from(policy.generation) << 32 | u64::from(index);
         core::ptr::write_volatile((&raw mut (*client).class).cast::<u64>(), word);
     }
+    group::forgive(class, now);
     Some(class)
 }
 
@@ -214,25 +217,46 @@ fn renew_shared(policy: Policy, client: *mut Client) {
     }
 }
 
-/// Changes a flow's share word by `next`, and counts the flow among the active
-/// ones of its client where that says so.
+/// Changes a share word by `next`, and counts whose it is among the active ones
+/// where that says so.
 #[inline(always)]
-pub fn share<const DIR: usize>(
+pub fn share(
+    share: *mut u64,
+    active: *mut u64,
+    now: u64,
+    direction: u32,
+    next: impl Fn(u64) -> (u64, bool),
+) {
+    // SAFETY: both are words of live map values. Two CPUs may write the share at
+    // once: then it counts a packet later.
+    unsafe {
+        let (word, counted) = next(*share);
+        *share = word;
+        if counted {
+            MapWord::new(active).count_active(now, direction);
+        }
+    }
+}
+
+/// [`share`] of a flow, among those of its client.
+#[inline(always)]
+pub fn share_flow<const DIR: usize>(
     flow: *mut Flow,
     client: *mut Client,
     now: u64,
     next: impl Fn(u64) -> (u64, bool),
 ) {
-    // SAFETY: both are live map values, the words aligned. Two CPUs may write the
-    // flow's word at once: then it counts a packet later.
-    unsafe {
-        let (word, counted) = next((*flow).share[DIR]);
-        (*flow).share[DIR] = word;
-        if counted {
-            let active = MapWord::new(&raw mut (*client).active);
-            bucket::update(&active, |word| share::count(word, now, DIR as u32));
-        }
-    }
+    // SAFETY: both are live map values.
+    let (word, active) = unsafe { (&raw mut (*flow).share[DIR], &raw mut (*client).active) };
+    share(word, active, now, DIR as u32, next);
+}
+
+/// Flows of the client that are active in a direction.
+#[inline(always)]
+pub fn active<const DIR: usize>(client: *const Client, now: u64) -> u64 {
+    // SAFETY: a live map value, an aligned word.
+    let active = unsafe { core::ptr::read_volatile(&raw const (*client).active) };
+    share::active(active, now, DIR as u32)
 }
 
 /// Whether the client still has a reason to be remembered: a connection, a

@@ -119,7 +119,7 @@ fn own<const DIR: usize>(flow: *mut Flow, limit: &Limit, now: u64) {
         }
         (*flow).own[DIR] = *limit;
         let word = MapWord::new(&raw mut (*flow).traffic[DIR].tat);
-        bucket::forgive(&word, now, &hard(limit, Leeway::Window));
+        word.forgive(now, &hard(limit, Leeway::Window));
     }
 }
 

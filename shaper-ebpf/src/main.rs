@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`packet`] | the only place that touches packet memory |
 //! | [`traffic`] | TC: counts, charges and limits |
+//! | [`charge`] | flow, client and group: all charged or none |
 //! | [`shield`] | the checks before a connection: blocks, rates, counts (XDP, else TC) |
 //! | [`window`] | upload backpressure: the receive window |
 //! | [`options`] | the socket options that are set |
@@ -14,6 +15,8 @@
 //! | [`control`] | what the daemon asks for, attached nowhere |
 //! | [`policy`] | generation, settings, ports, classes |
 //! | [`client`] | finding and making clients |
+//! | [`global`] | what the verifier looks at once |
+//! | [`group`] | the limit that the clients of a rule share |
 //! | [`report`] | counters and events |
 //! | [`atomic`] | the BPF atomics behind the token bucket |
 //! | [`maps`] | the maps |
@@ -24,8 +27,11 @@
 
 mod adopt;
 mod atomic;
+mod charge;
 mod client;
 mod control;
+mod global;
+mod group;
 mod maps;
 mod options;
 mod overflow;

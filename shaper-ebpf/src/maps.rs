@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use shaper_common::class::{Class, MAX_CLASSES, PORT_WORDS, Settings};
 use shaper_common::flow::{Client, Flow, Handshake, Scratch};
+use shaper_common::group::{Group, MAX_GROUPS, MAX_MEMBERS, Member};
 use shaper_common::key::{ClientKey, FlowKey, RuleKey};
 use shaper_common::names;
 use shaper_common::stats::STATS_LEN;
@@ -25,6 +26,12 @@ pub static UDP_CLIENTS: LruHashMap<ClientKey, Client> =
 
 #[map]
 pub static OVERFLOW: Array<Client> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static GROUPS: Array<Group> = Array::with_max_entries(MAX_GROUPS, 0);
+
+#[map]
+pub static MEMBERS: LruHashMap<ClientKey, Member> = LruHashMap::with_max_entries(MAX_MEMBERS, 0);
 
 #[map]
 pub static HANDSHAKES: LruHashMap<FlowKey, Handshake> =
@@ -73,3 +80,5 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 pub static EMPTY: Flow = Flow::NEW;
 /// A client before its first packet.
 pub static EMPTY_CLIENT: Client = Client::NEW;
+/// A member before its first packet.
+pub static EMPTY_MEMBER: Member = Member::NEW;

@@ -7,19 +7,19 @@
 //! only while `sock_ops` knows of connections without a flow.
 
 use crate::Verdict;
-use crate::atomic::{MapWord, add};
+use crate::atomic::add;
+use crate::charge;
 use crate::client;
-use crate::policy::{class_limit, observes};
+use crate::policy::observes;
 use crate::report::count;
 use crate::shield;
-use crate::traffic::{Hop, Size, add_to, client_limit, count_flow};
+use crate::traffic::{Hop, Size, add_to, count_flow};
 use aya_ebpf::helpers::generated::{
     bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_tcp_sock,
 };
 use aya_ebpf::programs::TcContext;
-use shaper_common::bucket::{self, Limit};
-use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT, Class};
-use shaper_common::flow::{CLIENT_LIMITED, Client, Flow, Traffic, UPLOAD};
+use shaper_common::class::CLASS_BLOCK;
+use shaper_common::flow::{Client, Flow, Traffic, UPLOAD};
 use shaper_common::key::{FlowKey, is_v4};
 use shaper_common::stats::Stat;
 
@@ -51,11 +51,11 @@ pub fn packet<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>) -> Option<Verdic
     if state > 11 || 1 << state & OPEN == 0 {
         return None;
     }
-    let client = client::of_tcp(hop.client_key, hop.now, true).unwrap_or(shared);
+    let client = client::of_tcp(&hop.sent.key, hop.sent.now, true).unwrap_or(shared);
     let verdict = charge::<DIR>(hop, client);
     if verdict == Verdict::Pass {
-        count(Stat::OverflowPackets, hop.size.packets);
-        count(Stat::OverflowBytes, hop.size.bytes);
+        count(Stat::OverflowPackets, hop.sent.size.packets);
+        count(Stat::OverflowBytes, hop.sent.size.bytes);
     }
     Some(verdict)
 }
@@ -71,7 +71,7 @@ pub fn shared<const DIR: usize>(hop: &Hop<'_>, flow: *mut Flow) -> Verdict {
         count_flow::<DIR>(flow, hop);
     } else {
         // SAFETY: a live map value.
-        unsafe { drop_from(&raw mut (*flow).traffic[DIR], hop.size) };
+        unsafe { drop_from(&raw mut (*flow).traffic[DIR], hop.sent.size) };
     }
     verdict
 }
@@ -127,29 +127,29 @@ fn sender(ctx: &TcContext) -> u32 {
 /// stack's sake.
 #[inline(never)]
 pub fn charge<const DIR: usize>(hop: &Hop<'_>, client: *mut Client) -> Verdict {
-    if let Some(class) = client::class_of(hop.policy, hop.client_key, client) {
+    if let Some(class) = client::class_of(hop.policy, &hop.sent.key, client) {
         let observed = observes(hop.settings);
         let blocked = DIR == UPLOAD as usize && class.flags & CLASS_BLOCK != 0;
-        if blocked || !admits::<DIR>(hop, client, class) {
+        if blocked || !charge::client(client, class, &hop.sent) {
             if !observed {
                 if blocked {
-                    shield::blocked(hop.client_key, hop.now);
+                    shield::blocked(&hop.sent.key, hop.sent.now);
                 } else {
-                    count(Stat::LimitedPackets, hop.size.packets);
-                    count(Stat::LimitedBytes, hop.size.bytes);
+                    count(Stat::LimitedPackets, hop.sent.size.packets);
+                    count(Stat::LimitedBytes, hop.sent.size.bytes);
                 }
                 // SAFETY: a live map value.
-                unsafe { drop_from(&raw mut (*client).traffic[DIR], hop.size) };
+                unsafe { drop_from(&raw mut (*client).traffic[DIR], hop.sent.size) };
                 return Verdict::Drop;
             }
-            count(Stat::ObservedPackets, hop.size.packets);
-            count(Stat::ObservedBytes, hop.size.bytes);
+            count(Stat::ObservedPackets, hop.sent.size.packets);
+            count(Stat::ObservedBytes, hop.sent.size.bytes);
         }
     }
     // SAFETY: `client` is a live map value; for `last_seen` see `Hop::limit`.
     unsafe {
-        add_to(&raw mut (*client).traffic[DIR], hop.size);
-        (*client).last_seen = hop.now;
+        add_to(&raw mut (*client).traffic[DIR], hop.sent.size);
+        (*client).last_seen = hop.sent.now;
     }
     Verdict::Pass
 }
@@ -163,43 +163,4 @@ unsafe fn drop_from(traffic: *mut Traffic, size: Size) {
         add(&raw mut (*traffic).dropped_bytes, size.bytes);
         add(&raw mut (*traffic).dropped_packets, size.packets);
     }
-}
-
-/// Whether the bucket admits the packet.
-#[inline(always)]
-fn admits<const DIR: usize>(hop: &Hop<'_>, client: *mut Client, class: &Class) -> bool {
-    let Some(limit) = limit::<DIR>(class) else {
-        return true;
-    };
-    // SAFETY: `client` is a live map value, its first word aligned.
-    let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
-    let verdict = if hop.droppable {
-        bucket::admit(&word, hop.now, hop.size.bytes, &limit)
-    } else {
-        bucket::charge(&word, hop.now, hop.size.bytes, &limit)
-    };
-    let bucket::Verdict::Admitted { debt, cost } = verdict else {
-        hop.mark_limited::<DIR>(client, &word);
-        return false;
-    };
-    if client::flags(client) & CLIENT_LIMITED << DIR != 0 {
-        if debt == cost {
-            hop.mark_released::<DIR>(client);
-        } else {
-            // SAFETY: `client` is a live map value, an aligned word.
-            unsafe { add(&raw mut (*client).held[DIR], cost) };
-        }
-    }
-    true
-}
-
-/// The client's limit. A class that limits each flow alone, and not their
-/// clients, holds all flows of a client that have no bucket as one.
-#[inline(always)]
-fn limit<const DIR: usize>(class: &Class) -> Option<Limit> {
-    if let Some(limit) = client_limit::<DIR>(class) {
-        return Some(*limit);
-    }
-    let flow = class_limit::<DIR>(class);
-    (class.flags & CLASS_EXEMPT == 0 && flow.is_set()).then_some(flow)
 }

@@ -8,11 +8,12 @@ use crate::options::{
 };
 use crate::policy::{Policy, flow_limit, holds};
 use crate::report::count;
+use crate::{global, group};
 use aya_ebpf::bindings::{BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_setsockopt;
 use aya_ebpf::programs::SockOpsContext;
-use shaper_common::backpressure::{self, Burst};
+use shaper_common::backpressure::Burst;
 use shaper_common::bucket::{self, Limit};
 use shaper_common::class::Settings;
 use shaper_common::flow::{Client, DOWNLOAD, Flow};
@@ -57,8 +58,8 @@ struct Held {
 impl Held {
     #[inline(always)]
     fn and(self, limit: &Limit, burst: &Burst, srtt: u64) -> Self {
-        let rate = backpressure::pacing_rate(limit, burst);
-        let in_flight = backpressure::in_flight(limit, srtt, burst.active, burst.segment);
+        let rate = global::pacing_rate(limit, burst);
+        let in_flight = global::in_flight(limit, srtt, burst.active, burst.segment);
         Self {
             // A rate of 0 would stop the socket for good.
             rate: u64::from(self.rate).min(rate).max(1) as u32,
@@ -154,6 +155,15 @@ fn held(
             ..sent
         };
         held = held.and(&class.download, &burst, srtt);
+    }
+    if let Some(group) = group::of::<{ DOWNLOAD as usize }>(class) {
+        let clients = group::active::<{ DOWNLOAD as usize }>(group, now);
+        let burst = Burst {
+            debt: group::debt::<{ DOWNLOAD as usize }>(group, now),
+            active: clients * client::active::<{ DOWNLOAD as usize }>(client, now),
+            ..sent
+        };
+        held = held.and(&class.group_download, &burst, srtt);
     }
     Some(held)
 }

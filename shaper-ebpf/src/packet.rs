@@ -5,11 +5,12 @@
 //! with options and fragments (RFC 791), IPv6 with extension headers (RFC
 //! 8200), TCP (RFC 9293) and UDP (RFC 768).
 
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use core::mem::offset_of;
 use shaper_common::control::Control;
-use shaper_common::flow::UPLOAD;
+use shaper_common::flow::DOWNLOAD;
 use shaper_common::key::{Addr, FlowKey, TCP, UDP, map_v4};
 
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
@@ -55,6 +56,33 @@ pub enum Stop {
     Malformed,
 }
 
+impl Stop {
+    const DONE: u32 = 0;
+    const FOREIGN: u32 = 1;
+    const TRUNCATED: u32 = 2;
+
+    /// For a function that returns a number.
+    #[inline(always)]
+    const fn code(result: Result<(), Self>) -> u32 {
+        match result {
+            Ok(()) => Self::DONE,
+            Err(Self::Foreign) => Self::FOREIGN,
+            Err(Self::Truncated) => Self::TRUNCATED,
+            Err(Self::Malformed) => 3,
+        }
+    }
+
+    #[inline(always)]
+    const fn of(code: u32) -> Result<(), Self> {
+        match code {
+            Self::DONE => Ok(()),
+            Self::FOREIGN => Err(Self::Foreign),
+            Self::TRUNCATED => Err(Self::Truncated),
+            _ => Err(Self::Malformed),
+        }
+    }
+}
+
 /// What the headers say, from this host's point of view. Aligned to words, or the
 /// compiler clears it by a loop over its bytes, which takes longer than all of
 /// the parsing.
@@ -85,26 +113,52 @@ pub struct Packet {
 
 impl Packet {
     #[inline(always)]
-    fn set_addresses<const DIR: usize>(&mut self, source: Addr, destination: Addr) {
-        if DIR == UPLOAD as usize {
-            self.key.client = source;
-            self.key.local = destination;
-        } else {
-            self.key.client = destination;
-            self.key.local = source;
-        }
+    fn set_ports(&mut self, source: u16, destination: u16) {
+        self.key.client_port = u16::from_be(source);
+        self.key.local_port = u16::from_be(destination);
+    }
+
+    /// What was read as from the client, for a packet of this host.
+    #[inline(always)]
+    fn turn(&mut self) {
+        let key = &mut self.key;
+        core::mem::swap(&mut key.client, &mut key.local);
+        core::mem::swap(&mut key.client_port, &mut key.local_port);
+    }
+}
+
+/// Where the programs find a packet.
+trait Buffer: Copy {
+    fn cursor(self) -> Cursor;
+    /// See [`extensions`].
+    fn extensions(self, next: u8, offset: u32) -> u64;
+}
+
+impl Buffer for *mut __sk_buff {
+    #[inline(always)]
+    fn cursor(self) -> Cursor {
+        // SAFETY: the program's context; the verifier checks the reads.
+        let (data, data_end) = unsafe { ((*self).data as usize, (*self).data_end as usize) };
+        Cursor::new(data, data_end)
     }
 
     #[inline(always)]
-    fn set_ports<const DIR: usize>(&mut self, source: u16, destination: u16) {
-        let (source, destination) = (u16::from_be(source), u16::from_be(destination));
-        if DIR == UPLOAD as usize {
-            self.key.client_port = source;
-            self.key.local_port = destination;
-        } else {
-            self.key.client_port = destination;
-            self.key.local_port = source;
-        }
+    fn extensions(self, next: u8, offset: u32) -> u64 {
+        shaper_extensions(self, next.into(), offset)
+    }
+}
+
+impl Buffer for *mut xdp_md {
+    #[inline(always)]
+    fn cursor(self) -> Cursor {
+        // SAFETY: as above.
+        let (data, data_end) = unsafe { ((*self).data as usize, (*self).data_end as usize) };
+        Cursor::new(data, data_end)
+    }
+
+    #[inline(always)]
+    fn extensions(self, next: u8, offset: u32) -> u64 {
+        shaper_extensions_xdp(self, next.into(), offset)
     }
 }
 
@@ -123,6 +177,15 @@ struct Cursor {
 }
 
 impl Cursor {
+    #[inline(always)]
+    const fn new(data: usize, data_end: usize) -> Self {
+        Self {
+            start: data,
+            at: data,
+            end: data_end,
+        }
+    }
+
     /// The next `T`, in place.
     #[inline(always)]
     fn take<'a, T: Header>(&mut self) -> Result<&'a T, Stop> {
@@ -251,11 +314,8 @@ pub fn window_scale(data: usize, data_end: usize, transport: u32) -> u32 {
 
 #[inline(always)]
 fn scale_option(data: usize, data_end: usize, transport: usize) -> Option<u32> {
-    let mut cursor = Cursor {
-        start: data,
-        at: data + transport,
-        end: data_end,
-    };
+    let mut cursor = Cursor::new(data, data_end);
+    cursor.at += transport;
     let tcp = cursor.take::<Tcp>().ok()?;
     let mut left = (usize::from(tcp.data_offset >> 4) * 4).saturating_sub(size_of::<Tcp>());
     for _ in 0..MAX_TCP_OPTIONS {
@@ -318,28 +378,69 @@ pub fn copy<const N: usize>(ctx: &TcContext, to: &mut [u8; N], len: u32) -> bool
 /// A request of the daemon, which is all that a test run's packet holds.
 #[inline(always)]
 pub fn control<'a>(data: usize, data_end: usize) -> Option<&'a Request> {
-    let mut cursor = Cursor {
-        start: data,
-        at: data,
-        end: data_end,
-    };
+    let mut cursor = Cursor::new(data, data_end);
     cursor.take::<Request>().ok()
 }
 
-/// Reads the headers between `data` and `data_end`, which start at Ethernet.
+/// Reads the headers of a packet, which start at Ethernet.
 ///
-/// A program of its own for the verifier, with its own stack.
+/// # Errors
+/// Where it stopped.
+#[inline(always)]
+pub fn of_skb<const DIR: usize>(ctx: &TcContext, packet: &mut Packet) -> Result<(), Stop> {
+    let result = shaper_parse(ctx.skb.skb, packet);
+    if DIR == DOWNLOAD as usize {
+        packet.turn();
+    }
+    Stop::of(result)
+}
+
+/// [`of_skb`] at XDP, from the client.
+///
+/// # Errors
+/// Where it stopped.
+#[inline(always)]
+pub fn of_xdp(ctx: &XdpContext, packet: &mut Packet) -> Result<(), Stop> {
+    Stop::of(shaper_parse_xdp(ctx.ctx, packet))
+}
+
+// The verifier's "global functions"; see `crate::global`.
+
+// SAFETY: nothing else has this name.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn parse<const DIR: usize>(
-    data: usize,
-    data_end: usize,
-    packet: &mut Packet,
-) -> Result<(), Stop> {
-    let mut cursor = Cursor {
-        start: data,
-        at: data,
-        end: data_end,
-    };
+extern "C" fn shaper_parse(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+    // SAFETY: null, or the caller's `&mut`.
+    let packet = unsafe { packet.as_mut() };
+    packet.map_or(Stop::FOREIGN, |packet| Stop::code(parse(skb, packet)))
+}
+
+// SAFETY: nothing else has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn shaper_parse_xdp(xdp: *mut xdp_md, packet: *mut Packet) -> u32 {
+    // SAFETY: null, or the caller's `&mut`.
+    let packet = unsafe { packet.as_mut() };
+    packet.map_or(Stop::FOREIGN, |packet| Stop::code(parse(xdp, packet)))
+}
+
+// SAFETY: nothing else has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn shaper_extensions(skb: *mut __sk_buff, next: u32, offset: u32) -> u64 {
+    extensions(skb.cursor(), next as u8, offset)
+}
+
+// SAFETY: nothing else has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn shaper_extensions_xdp(xdp: *mut xdp_md, next: u32, offset: u32) -> u64 {
+    extensions(xdp.cursor(), next as u8, offset)
+}
+
+#[inline(always)]
+fn parse<B: Buffer>(buffer: B, packet: &mut Packet) -> Result<(), Stop> {
+    let mut cursor = buffer.cursor();
     let mut ethertype = cursor.take::<Ethernet>()?.ethertype;
     for _ in 0..2 {
         if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
@@ -347,14 +448,15 @@ pub fn parse<const DIR: usize>(
         }
     }
     match ethertype {
-        ETHERTYPE_IPV4 => ipv4::<DIR>(&mut cursor, packet),
-        ETHERTYPE_IPV6 => ipv6::<DIR>(&mut cursor, packet),
-        _ => Err(Stop::Foreign),
+        ETHERTYPE_IPV4 => ipv4(&mut cursor, packet)?,
+        ETHERTYPE_IPV6 => ipv6(buffer, &mut cursor, packet)?,
+        _ => return Err(Stop::Foreign),
     }
+    transport(&mut cursor, packet)
 }
 
 #[inline(always)]
-fn ipv4<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Stop> {
+fn ipv4(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Stop> {
     packet.offset = cursor.offset();
     let ip = cursor.take::<Ipv4>()?;
     let ihl = usize::from(ip.version_ihl & 0x0f) * 4;
@@ -363,47 +465,25 @@ fn ipv4<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Result<()
     }
     packet.len = u32::from(u16::from_be(ip.total_len));
     cursor.skip(ihl - size_of::<Ipv4>())?;
-    packet.set_addresses::<DIR>(map_v4(ip.source), map_v4(ip.destination));
+    packet.key.client = map_v4(ip.source);
+    packet.key.local = map_v4(ip.destination);
     packet.key.protocol = ip.protocol;
     packet.later_fragment = u16::from_be(ip.fragment) & 0x1fff != 0;
     packet.headers = ihl as u32;
-    transport::<DIR>(cursor, packet)
+    Ok(())
 }
 
 #[inline(always)]
-fn ipv6<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Stop> {
+fn ipv6<B: Buffer>(buffer: B, cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Stop> {
     packet.offset = cursor.offset();
     let ip = cursor.take::<Ipv6>()?;
     if ip.version_class >> 4 != 6 {
         return Err(Stop::Malformed);
     }
-    let mut next = ip.next;
-    for _ in 0..MAX_EXTENSIONS {
-        match next {
-            HOP_BY_HOP | ROUTING | DESTINATION => {
-                let extension = cursor.take::<Extension>()?;
-                next = extension.next;
-                cursor.skip(usize::from(extension.len) * 8)?;
-            }
-            AUTHENTICATION => {
-                // Counted in words of 4 bytes, less 2 (RFC 4302, 2.2).
-                let extension = cursor.take::<Extension>()?;
-                next = extension.next;
-                cursor.skip(usize::from(extension.len) * 4)?;
-            }
-            FRAGMENT => {
-                let extension = cursor.take::<Extension>()?;
-                next = extension.next;
-                if u16::from_be(extension.fragment) & 0xfff8 != 0 {
-                    packet.later_fragment = true;
-                    break;
-                }
-            }
-            _ => break,
-        }
-    }
-    packet.set_addresses::<DIR>(ip.source, ip.destination);
-    packet.key.protocol = next;
+    packet.key.client = ip.source;
+    packet.key.local = ip.destination;
+    packet.key.protocol = ip.next;
+    packet.headers = size_of::<Ipv6>() as u32;
     let payload = u32::from(u16::from_be(ip.payload_len));
     if payload != 0 {
         packet.len = payload + size_of::<Ipv6>() as u32;
@@ -411,13 +491,69 @@ fn ipv6<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Result<()
         // BIG TCP: an option of 8 bytes that this host put in for itself, and
         // takes out before the wire.
         packet.offset += size_of::<Extension>() as u32;
+        packet.headers -= size_of::<Extension>() as u32;
     }
-    packet.headers = cursor.offset() - packet.offset;
-    transport::<DIR>(cursor, packet)
+    if let HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION | FRAGMENT = ip.next {
+        let found = buffer.extensions(ip.next, cursor.offset());
+        if found == CUT_SHORT {
+            return Err(Stop::Truncated);
+        }
+        packet.later_fragment = found & LATER_FRAGMENT != 0;
+        packet.key.protocol = (found >> 32) as u8;
+        packet.headers += found as u32 & MOST_EXTENSIONS;
+        // The verifier does not know what another function may return.
+        cursor.at += (found as u32 & MOST_EXTENSIONS) as usize;
+    }
+    Ok(())
+}
+
+/// What [`extensions`] says of a packet that ends within them.
+const CUT_SHORT: u64 = u64::MAX;
+/// A fragment other than the first.
+const LATER_FRAGMENT: u64 = 1 << 40;
+/// The longest extension headers: six of 2,048 bytes.
+const MOST_EXTENSIONS: u32 = 0x3fff;
+
+/// All that a header's length may be, in words of 4 bytes.
+const LENGTH: usize = 0xff * 4;
+
+/// Goes through the extension headers from `offset` on, where `next` stands: how
+/// long they are, the protocol from bit 32 on, and [`LATER_FRAGMENT`].
+#[inline(always)]
+fn extensions(mut cursor: Cursor, mut next: u8, offset: u32) -> u64 {
+    cursor.at += offset as usize & 0xff;
+    cursor.start = cursor.at;
+    let mut later = 0;
+    for _ in 0..MAX_EXTENSIONS {
+        // By masks: before 6.10 the verifier knows no bound of a product of two
+        // registers.
+        let (once, again) = match next {
+            HOP_BY_HOP | ROUTING | DESTINATION => (LENGTH, LENGTH),
+            // Counted in words of 4 bytes, less 2 (RFC 4302, 2.2).
+            AUTHENTICATION => (LENGTH, 0),
+            FRAGMENT => (0, 0),
+            _ => break,
+        };
+        let Ok(extension) = cursor.take::<Extension>() else {
+            return CUT_SHORT;
+        };
+        if next == FRAGMENT && u16::from_be(extension.fragment) & 0xfff8 != 0 {
+            later = LATER_FRAGMENT;
+        }
+        next = extension.next;
+        let len = usize::from(extension.len) * 4;
+        if cursor.skip((len & once) + (len & again)).is_err() {
+            return CUT_SHORT;
+        }
+        if later != 0 {
+            break;
+        }
+    }
+    u64::from(next) << 32 | later | u64::from(cursor.offset())
 }
 
 #[inline(always)]
-fn transport<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Stop> {
+fn transport(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Stop> {
     if packet.later_fragment {
         if packet.key.protocol != TCP && packet.key.protocol != UDP {
             return Err(Stop::Foreign);
@@ -431,7 +567,7 @@ fn transport<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Resu
                 if data_offset < size_of::<Tcp>() as u32 {
                     return Err(Stop::Malformed);
                 }
-                packet.set_ports::<DIR>(tcp.source, tcp.destination);
+                packet.set_ports(tcp.source, tcp.destination);
                 packet.flags = tcp.flags;
                 packet.seq = u32::from_be(tcp.seq);
                 packet.ack = u32::from_be(tcp.ack);
@@ -440,7 +576,7 @@ fn transport<const DIR: usize>(cursor: &mut Cursor, packet: &mut Packet) -> Resu
             }
             UDP => {
                 let udp = cursor.take::<Udp>()?;
-                packet.set_ports::<DIR>(udp.source, udp.destination);
+                packet.set_ports(udp.source, udp.destination);
                 packet.headers += size_of::<Udp>() as u32;
             }
             _ => return Err(Stop::Foreign),

@@ -77,9 +77,9 @@ impl Policy {
 #[inline(always)]
 pub fn holds<const DIR: usize>(class: &Class, own: &Limit, settings: &Settings) -> bool {
     let limited = if DIR == UPLOAD as usize {
-        class.upload.is_set()
+        class.upload.is_set() || class.group_upload.is_set()
     } else {
-        class.download.is_set()
+        class.download.is_set() || class.group_download.is_set()
     };
     (limited || own.is_set()) && class.flags & CLASS_EXEMPT == 0 && !observes(settings)
 }
@@ -90,16 +90,16 @@ pub fn flow_limit<const DIR: usize>(class: &Class, flow: *const Flow) -> Limit {
     // SAFETY: `flow` is a live map value, the words aligned; the daemon may be
     // writing, and then one packet is held to half of each.
     let own = unsafe { core::ptr::read_volatile(&raw const (*flow).own[DIR]) };
-    class_limit::<DIR>(class).tighter(own)
+    (*class_limit::<DIR>(class)).tighter(own)
 }
 
 /// The limit of each flow of a class.
 #[inline(always)]
-pub const fn class_limit<const DIR: usize>(class: &Class) -> Limit {
+pub const fn class_limit<const DIR: usize>(class: &Class) -> &Limit {
     if DIR == UPLOAD as usize {
-        class.flow_upload
+        &class.flow_upload
     } else {
-        class.flow_download
+        &class.flow_download
     }
 }
 

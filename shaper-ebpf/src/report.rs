@@ -27,7 +27,7 @@ pub fn event(at: u64, client: &Addr, kind: u32, direction: u32) {
     };
     // SAFETY: a live map value of one aligned word.
     let gate = unsafe { MapWord::new(gate) };
-    if bucket::admit(&gate, at, 1, &GATE) == bucket::Verdict::Refused {
+    if gate.admit(at, 1, &GATE) == bucket::Verdict::Refused {
         count(Stat::EventsLost, 1);
         return;
     }

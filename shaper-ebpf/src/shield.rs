@@ -30,7 +30,7 @@ fn try_inspect(ctx: &XdpContext) -> Result<Verdict, Stop> {
         return Ok(Verdict::Pass);
     };
     let mut packet = Packet::default();
-    packet::parse::<{ UPLOAD as usize }>(ctx.data(), ctx.data_end(), &mut packet)?;
+    packet::of_xdp(ctx, &mut packet)?;
     if packet.later_fragment || !policy.watches(packet.key.local_port) {
         return Ok(Verdict::Pass);
     }
@@ -112,5 +112,5 @@ fn rate_admits(key: &ClientKey, now: u64, limit: &bucket::Limit) -> bool {
     };
     // SAFETY: a live map value of one aligned word.
     let word = unsafe { MapWord::new(word) };
-    bucket::admit(&word, now, 1, limit) != bucket::Verdict::Refused
+    word.admit(now, 1, limit) != bucket::Verdict::Refused
 }

@@ -5,7 +5,8 @@ use crate::atomic::{MapWord, add, decrement32, fetch_add32, set_bits};
 use crate::maps::{CLIENTS, EMPTY, FLOWS, HANDSHAKES};
 use crate::policy::Policy;
 use crate::report::{count, event};
-use crate::{client, pacing};
+use crate::traffic::Size;
+use crate::{client, group, pacing};
 use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
     BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
@@ -207,6 +208,8 @@ pub fn open(policy: Policy, settings: &Settings, key: &FlowKey, flags: u32) -> O
         let exempt = class.flags & CLASS_EXEMPT != 0;
         charge_handshake::<{ UPLOAD as usize }>(client, &handshake, now, exempt, &class.upload);
         charge_handshake::<{ DOWNLOAD as usize }>(client, &handshake, now, exempt, &class.download);
+        group::charge_late::<{ UPLOAD as usize }>(class, now, handshake_size(&handshake, 0));
+        group::charge_late::<{ DOWNLOAD as usize }>(class, now, handshake_size(&handshake, 1));
     }
     Opened::New
 }
@@ -254,7 +257,15 @@ fn charge_handshake<const DIR: usize>(
         MapWord::new(&raw mut (*client).traffic[DIR].tat)
     };
     if !exempt && limit.is_set() {
-        bucket::charge(&word, now, bytes, limit);
+        word.charge(now, bytes, limit);
+    }
+}
+
+#[inline(always)]
+const fn handshake_size(handshake: &Handshake, direction: usize) -> Size {
+    Size {
+        bytes: handshake.bytes[direction],
+        packets: handshake.packets[direction],
     }
 }
 

@@ -2,29 +2,28 @@
 //! and charged to their buckets. One run per GRO/TSO aggregate.
 
 use crate::Verdict;
-use crate::atomic::{MapWord, add, clear_bits, set_bits};
+use crate::atomic::{MapWord, add, clear_bits};
+use crate::charge::{self, Sent};
 use crate::maps::{FLOWS, HANDSHAKES, INTERFACES, SCRATCH, UDP_CLIENTS, UDP_FLOWS};
 use crate::packet::{self, Packet, Stop};
 use crate::policy::{Policy, flow_limit, observes};
-use crate::report::{count, event};
-use crate::{client, overflow, shield, window};
+use crate::report::count;
+use crate::{client, group, overflow, shield, window};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
-use shaper_common::backpressure::{Leeway, hard};
-use shaper_common::bucket::{self, Limit, Word};
+use shaper_common::backpressure::Leeway;
+use shaper_common::bucket::Limit;
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT, Class, Settings};
-use shaper_common::event::kind;
 use shaper_common::flow::{
-    CLIENT_LIMITED, CLIENT_SHARED, Client, DOWNLOAD, FLOW_EDGE, FLOW_UNCOUNTED, Flow, Handshake,
-    Traffic, UPLOAD,
+    Client, DOWNLOAD, FLOW_EDGE, FLOW_UNCOUNTED, Flow, Handshake, Traffic, UPLOAD,
 };
-use shaper_common::key::{ClientKey, FlowKey, TCP};
+use shaper_common::key::{FlowKey, TCP};
 use shaper_common::names::IFACE_SHIELDED;
-use shaper_common::share;
 use shaper_common::stats::Stat;
 
 /// What crosses the wire: an aggregate is several packets, each with headers.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Size {
     pub bytes: u64,
@@ -60,7 +59,6 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
     let Some(settings) = policy.settings() else {
         return Ok(Verdict::Pass);
     };
-    let client_key = settings.client(&key.client);
     let size = size(ctx, &packet);
     let payload = (size.bytes - size.packets * u64::from(packet.headers)) as u32;
     let control = packet.flags & (packet::SYN | packet::FIN | packet::RST) != 0;
@@ -70,10 +68,13 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
         policy,
         settings,
         key,
-        client_key: &client_key,
-        size,
-        droppable: key.protocol != TCP || payload != 0 && !control,
-        now,
+        sent: Sent {
+            key: settings.client(&key.client),
+            size,
+            now,
+            direction: DIR as u32,
+            droppable: key.protocol != TCP || payload != 0 && !control,
+        },
     };
     if key.protocol == TCP {
         let Some(flow) = FLOWS.get_ptr_mut(key) else {
@@ -84,7 +85,7 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
             }
             return Ok(untracked::<DIR>(ctx, &hop, &packet));
         };
-        let Some(client) = client::of_tcp(&client_key, now, true) else {
+        let Some(client) = client::of_tcp(&hop.sent.key, now, true) else {
             return Ok(overflow::shared::<DIR>(&hop, flow));
         };
         // SAFETY: `flow` is a live map value, an aligned word.
@@ -94,7 +95,8 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
         }
         let verdict = hop.limit::<DIR>(&packet, payload, flow, client);
         if DIR == DOWNLOAD as usize && verdict == Verdict::Pass {
-            window::offer(ctx, &hop, &packet, flow, client);
+            // Unused, it would not be returned at all.
+            core::hint::black_box(window::offer(ctx, &hop, &packet, flow, client));
         }
         return Ok(verdict);
     }
@@ -104,7 +106,7 @@ fn try_classify<const DIR: usize>(ctx: &TcContext) -> Result<Verdict, Stop> {
 /// Parses; a packet whose head is scattered is pulled together first.
 #[inline(always)]
 fn read<const DIR: usize>(ctx: &TcContext, packet: &mut Packet) -> Result<(), Stop> {
-    let read = packet::parse::<DIR>(ctx.data(), ctx.data_end(), packet);
+    let read = packet::of_skb::<DIR>(ctx, packet);
     if read != Err(Stop::Truncated) || ctx.len() as usize <= ctx.data_end() - ctx.data() {
         return read;
     }
@@ -113,7 +115,7 @@ fn read<const DIR: usize>(ctx: &TcContext, packet: &mut Packet) -> Result<(), St
         return read;
     }
     *packet = Packet::default();
-    packet::parse::<DIR>(ctx.data(), ctx.data_end(), packet)
+    packet::of_skb::<DIR>(ctx, packet)
 }
 
 /// What the packet takes on the wire, from the IP header on. Ethernet padding
@@ -169,7 +171,8 @@ fn fragment<const DIR: usize>(ctx: &TcContext, policy: Policy, packet: &Packet) 
         let now = unsafe { bpf_ktime_get_ns() };
         // SAFETY: `client` is a live map value.
         let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
-        bucket::charge(&word, now, size.bytes, limit);
+        word.charge(now, size.bytes, limit);
+        group::charge_late::<DIR>(class, now, size);
     }
     Verdict::Pass
 }
@@ -186,7 +189,7 @@ fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) 
         // SAFETY: the value is a word that only the daemon writes.
         let bits = unsafe { INTERFACES.get(ifindex) }.copied().unwrap_or(0);
         if bits & IFACE_SHIELDED == 0
-            && shield::check(hop.policy, hop.settings, hop.client_key, syn, hop.now)
+            && shield::check(hop.policy, hop.settings, &hop.sent.key, syn, hop.sent.now)
                 == Verdict::Drop
         {
             return Verdict::Drop;
@@ -204,14 +207,14 @@ fn untracked<const DIR: usize>(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) 
         } else {
             (Stat::UntrackedDownloadPackets, Stat::UntrackedDownloadBytes)
         };
-        count(packets, hop.size.packets);
-        count(bytes, hop.size.bytes);
+        count(packets, hop.sent.size.packets);
+        count(bytes, hop.sent.size.bytes);
         return Verdict::Pass;
     };
     // SAFETY: a live map value, aligned words.
     unsafe {
-        add(&raw mut (*handshake).bytes[DIR], hop.size.bytes);
-        add(&raw mut (*handshake).packets[DIR], hop.size.packets);
+        add(&raw mut (*handshake).bytes[DIR], hop.sent.size.bytes);
+        add(&raw mut (*handshake).packets[DIR], hop.sent.size.packets);
     }
     Verdict::Pass
 }
@@ -223,12 +226,12 @@ fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop
         Some(flow) => flow,
         None if DIR == UPLOAD as usize => return Ok(first(hop)),
         None => {
-            count(Stat::UntrackedDownloadPackets, hop.size.packets);
-            count(Stat::UntrackedDownloadBytes, hop.size.bytes);
+            count(Stat::UntrackedDownloadPackets, hop.sent.size.packets);
+            count(Stat::UntrackedDownloadBytes, hop.sent.size.bytes);
             return Ok(Verdict::Pass);
         }
     };
-    let Some(client) = client::of_udp(hop.policy, hop.client_key, hop.now) else {
+    let Some(client) = client::of_udp(hop.policy, &hop.sent.key, hop.sent.now) else {
         count_flow::<DIR>(flow, hop);
         return Ok(Verdict::Pass);
     };
@@ -241,48 +244,50 @@ fn udp<const DIR: usize>(hop: &Hop<'_>, packet: &Packet) -> Result<Verdict, Stop
 /// that are in use.
 #[inline(never)]
 fn first(hop: &Hop<'_>) -> Verdict {
-    if shield::check(hop.policy, hop.settings, hop.client_key, false, hop.now) == Verdict::Drop {
+    if shield::check(hop.policy, hop.settings, &hop.sent.key, false, hop.sent.now) == Verdict::Drop
+    {
         return Verdict::Drop;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         count(Stat::Internal, 1);
         return Verdict::Pass;
     };
-    let known = client::find(hop.client_key);
+    let known = client::find(&hop.sent.key);
     // SAFETY: this CPU's value, which nothing else uses meanwhile.
     let scratch = unsafe { &mut *scratch };
     let client = match known {
         Some(client) => client,
         None => {
             scratch.client = Client::NEW;
-            client::prepare(&mut scratch.client, hop.policy, hop.client_key, hop.now);
+            client::prepare(&mut scratch.client, hop.policy, &hop.sent.key, hop.sent.now);
             &raw mut scratch.client
         }
     };
     let verdict = overflow::charge::<{ UPLOAD as usize }>(hop, client);
     scratch.flow = Flow::NEW;
-    scratch.flow.created = hop.now;
-    scratch.flow.last_seen = hop.now;
+    scratch.flow.created = hop.sent.now;
+    scratch.flow.last_seen = hop.sent.now;
     scratch.flow.generation = hop.policy.generation;
     let traffic = &mut scratch.flow.traffic[0];
     if verdict == Verdict::Pass {
-        (traffic.bytes, traffic.packets) = (hop.size.bytes, hop.size.packets);
+        (traffic.bytes, traffic.packets) = (hop.sent.size.bytes, hop.sent.size.packets);
         // Its bucket is full, if it has one.
-        if let Some(class) = client::class_of(hop.policy, hop.client_key, client) {
-            traffic.tat = hop.now + class.flow_upload.cost(hop.size.bytes);
+        if let Some(class) = client::class_of(hop.policy, &hop.sent.key, client) {
+            traffic.tat = hop.sent.now + class.flow_upload.cost(hop.sent.size.bytes);
         }
     } else {
-        (traffic.dropped_bytes, traffic.dropped_packets) = (hop.size.bytes, hop.size.packets);
+        (traffic.dropped_bytes, traffic.dropped_packets) =
+            (hop.sent.size.bytes, hop.sent.size.packets);
     }
     if known.is_none()
         && UDP_CLIENTS
-            .insert(hop.client_key, &scratch.client, BPF_NOEXIST.into())
+            .insert(&hop.sent.key, &scratch.client, BPF_NOEXIST.into())
             .is_err()
-        && let Some(client) = client::find(hop.client_key)
+        && let Some(client) = client::find(&hop.sent.key)
     {
         // Another CPU was faster.
         // SAFETY: a live map value.
-        unsafe { add_to(&raw mut (*client).traffic[0], hop.size) };
+        unsafe { add_to(&raw mut (*client).traffic[0], hop.sent.size) };
     }
     if UDP_FLOWS
         .insert(hop.key, &scratch.flow, BPF_NOEXIST.into())
@@ -302,11 +307,7 @@ pub struct Hop<'a> {
     pub policy: Policy,
     pub settings: &'a Settings,
     pub key: &'a FlowKey,
-    pub client_key: &'a ClientKey,
-    pub size: Size,
-    /// A byte limit may drop it: it carries payload, and opens or closes nothing.
-    pub droppable: bool,
-    pub now: u64,
+    pub sent: Sent,
 }
 
 impl Hop<'_> {
@@ -320,142 +321,39 @@ impl Hop<'_> {
         flow: *mut Flow,
         client: *mut Client,
     ) -> Verdict {
-        if let Some(class) = client::class_of(self.policy, self.client_key, client) {
+        if let Some(class) = client::class_of(self.policy, &self.sent.key, client) {
             let observed = observes(self.settings);
             let blocked = DIR == UPLOAD as usize && class.flags & CLASS_BLOCK != 0;
-            renew(flow, class, self.policy.generation, self.now);
+            renew(flow, class, self.policy.generation, self.sent.now);
             let leeway = if observed {
                 Leeway::None
             } else {
                 // SAFETY: `flow` is a live map value.
                 unsafe { window::leeway::<DIR>(packet, payload, &*flow) }
             };
-            if blocked || !self.charge::<DIR>(flow, client, class, leeway) {
+            if blocked || !charge::flow(flow, client, class, &self.sent, leeway) {
                 if !observed {
                     if blocked {
-                        shield::blocked(self.client_key, self.now);
+                        shield::blocked(&self.sent.key, self.sent.now);
                     } else {
-                        count(Stat::LimitedPackets, self.size.packets);
-                        count(Stat::LimitedBytes, self.size.bytes);
+                        count(Stat::LimitedPackets, self.sent.size.packets);
+                        count(Stat::LimitedBytes, self.sent.size.bytes);
                     }
-                    drop_from::<DIR>(flow, client, self.size);
+                    drop_from::<DIR>(flow, client, self.sent.size);
                     return Verdict::Drop;
                 }
-                count(Stat::ObservedPackets, self.size.packets);
-                count(Stat::ObservedBytes, self.size.bytes);
+                count(Stat::ObservedPackets, self.sent.size.packets);
+                count(Stat::ObservedBytes, self.sent.size.bytes);
             }
         }
         count_flow::<DIR>(flow, self);
         // SAFETY: `client` is a live map value. `last_seen` may be written by
         // two CPUs at once: either is right.
         unsafe {
-            add_to(&raw mut (*client).traffic[DIR], self.size);
-            (*client).last_seen = self.now;
+            add_to(&raw mut (*client).traffic[DIR], self.sent.size);
+            (*client).last_seen = self.sent.now;
         }
         Verdict::Pass
-    }
-
-    /// Charges flow and client; `false` where one of them refused, and then
-    /// neither is charged. A function of its own for the stack's sake.
-    #[inline(never)]
-    fn charge<const DIR: usize>(
-        &self,
-        flow: *mut Flow,
-        client: *mut Client,
-        class: &Class,
-        leeway: Leeway,
-    ) -> bool {
-        if class.flags & CLASS_EXEMPT != 0 {
-            return true;
-        }
-        let bytes = self.size.bytes;
-        let flow_limit = flow_limit::<DIR>(class, flow);
-        if flow_limit.is_set() {
-            // SAFETY: `flow` is a live map value, its first word aligned.
-            let word = unsafe { MapWord::new(&raw mut (*flow).traffic[DIR].tat) };
-            let limit = hard(&flow_limit, leeway);
-            if !self.droppable {
-                bucket::charge(&word, self.now, bytes, &limit);
-            } else if bucket::admit(&word, self.now, bytes, &limit) == bucket::Verdict::Refused {
-                return false;
-            }
-            if leeway == Leeway::Any {
-                bucket::forgive(&word, self.now, &hard(&flow_limit, Leeway::Window));
-            }
-        }
-        let Some(limit) = client_limit::<DIR>(class) else {
-            return true;
-        };
-        // SAFETY: `client` is a live map value, its first word aligned.
-        let word = unsafe { MapWord::new(&raw mut (*client).traffic[DIR].tat) };
-        let verdict = if self.droppable {
-            bucket::admit(&word, self.now, bytes, &hard(limit, leeway))
-        } else {
-            bucket::charge(&word, self.now, bytes, limit)
-        };
-        let bucket::Verdict::Admitted { debt, cost } = verdict else {
-            if flow_limit.is_set() {
-                // SAFETY: as above.
-                let word = unsafe { MapWord::new(&raw mut (*flow).traffic[DIR].tat) };
-                bucket::refund(&word, bytes, &flow_limit);
-            }
-            self.mark_limited::<DIR>(client, &word);
-            return false;
-        };
-        if leeway == Leeway::Any {
-            bucket::forgive(&word, self.now, &hard(limit, Leeway::Window));
-        }
-        // SAFETY: `client` is a live map value, an aligned word.
-        let active = unsafe { core::ptr::read_volatile(&raw const (*client).active) };
-        let active = share::active(active, self.now, DIR as u32);
-        client::share::<DIR>(flow, client, self.now, |word| {
-            share::take(word, self.now, cost, active, debt)
-        });
-        if leeway != Leeway::None && debt > limit.tau - limit.tau / 4 {
-            self.mark_limited::<DIR>(client, &word);
-        }
-        // SAFETY: `client` is a live map value.
-        let flags = unsafe { core::ptr::read_volatile(&raw const (*client).flags) };
-        if flags & CLIENT_LIMITED << DIR != 0 {
-            if debt == cost {
-                self.mark_released::<DIR>(client);
-            } else {
-                // SAFETY: `client` is a live map value, an aligned word.
-                unsafe { add(&raw mut (*client).held[DIR], cost) };
-            }
-        }
-        true
-    }
-
-    #[inline(always)]
-    pub fn mark_limited<const DIR: usize>(&self, client: *mut Client, word: &MapWord) {
-        let bit = CLIENT_LIMITED << DIR;
-        // SAFETY: `client` is a live map value, its words aligned.
-        unsafe {
-            if core::ptr::read_volatile(&raw const (*client).flags) & bit == 0
-                && set_bits(&raw mut (*client).flags, bit)
-            {
-                let debt = bucket::debt(word.load(), self.now);
-                add(&raw mut (*client).held[DIR], debt);
-                self.tell(client, kind::LIMITED, DIR as u32);
-            }
-        }
-    }
-
-    #[inline(always)]
-    pub fn mark_released<const DIR: usize>(&self, client: *mut Client) {
-        // SAFETY: `client` is a live map value, an aligned word.
-        if unsafe { clear_bits(&raw mut (*client).flags, CLIENT_LIMITED << DIR) } {
-            self.tell(client, kind::RELEASED, DIR as u32);
-        }
-    }
-
-    /// Of the shared client `status` tells: it is nobody in particular.
-    #[inline(always)]
-    fn tell(&self, client: *const Client, kind: u32, direction: u32) {
-        if client::flags(client) & CLIENT_SHARED == 0 {
-            event(self.now, &self.client_key.addr, kind, direction);
-        }
     }
 }
 
@@ -470,10 +368,10 @@ fn renew(flow: *mut Flow, class: &Class, generation: u32, now: u64) {
         }
         let upload = MapWord::new(&raw mut (*flow).traffic[0].tat);
         let limit = flow_limit::<{ UPLOAD as usize }>(class, flow);
-        bucket::forgive(&upload, now, &limit);
+        upload.forgive(now, &limit);
         let download = MapWord::new(&raw mut (*flow).traffic[1].tat);
         let limit = flow_limit::<{ DOWNLOAD as usize }>(class, flow);
-        bucket::forgive(&download, now, &limit);
+        download.forgive(now, &limit);
         (*flow).generation = generation;
         clear_bits(&raw mut (*flow).flags, FLOW_EDGE);
     }
@@ -496,8 +394,8 @@ pub fn client_limit<const DIR: usize>(class: &Class) -> Option<&Limit> {
 pub fn count_flow<const DIR: usize>(flow: *mut Flow, hop: &Hop<'_>) {
     // SAFETY: `flow` is a live map value; see `Hop::limit` for `last_seen`.
     unsafe {
-        add_to(&raw mut (*flow).traffic[DIR], hop.size);
-        (*flow).last_seen = hop.now;
+        add_to(&raw mut (*flow).traffic[DIR], hop.sent.size);
+        (*flow).last_seen = hop.sent.now;
     }
 }
 

@@ -12,10 +12,12 @@ use crate::packet::{self, Packet};
 use crate::policy::{Policy, class_limit, flow_limit, holds};
 use crate::report::count;
 use crate::traffic::Hop;
+use crate::{global, group};
 use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_tcp_sock};
 use aya_ebpf::programs::TcContext;
 use shaper_common::backpressure::{self, Leeway, Offer, Offered, SEGMENT};
 use shaper_common::bucket;
+use shaper_common::class::Class;
 use shaper_common::event::{UPDATE_BYTES, WindowUpdate};
 use shaper_common::flow::{
     Client, FLOW_EDGE, FLOW_PACED, FLOW_SCALE_MASK, FLOW_SCALE_SHIFT, FLOW_WINDOW, Flow, UPLOAD,
@@ -50,21 +52,24 @@ pub fn of_handshake(ctx: &TcContext, hop: &Hop<'_>, packet: &Packet) {
 #[inline(never)]
 fn initial(hop: &Hop<'_>) -> u32 {
     let mut debt = 0;
-    let class = match client::find(hop.client_key) {
+    let class = match client::find(&hop.sent.key) {
         Some(client) => {
             // SAFETY: a live map value, an aligned word.
             let tat = unsafe { core::ptr::read_volatile(&raw const (*client).traffic[0].tat) };
-            debt = bucket::debt(tat, hop.now);
-            client::class_of(hop.policy, hop.client_key, client)
+            debt = bucket::debt(tat, hop.sent.now);
+            client::class_of(hop.policy, &hop.sent.key, client)
         }
         None => {
-            let rule = Policy::rule(hop.policy.generation, hop.client_key);
+            let rule = Policy::rule(hop.policy.generation, &hop.sent.key);
             hop.policy.class(rule)
         }
     };
     match class {
-        Some(class) if holds::<UP>(class, &class_limit::<UP>(class), hop.settings) => {
-            backpressure::initial_window(&class.upload, debt)
+        Some(class) if holds::<UP>(class, class_limit::<UP>(class), hop.settings) => {
+            let own = backpressure::initial_window(&class.upload, debt);
+            let owed =
+                group::of::<UP>(class).map_or(0, |group| group::debt::<UP>(group, hop.sent.now));
+            own.min(backpressure::initial_window(&class.group_upload, owed))
         }
         _ => u32::MAX,
     }
@@ -106,8 +111,9 @@ const fn after(a: u32, b: u32) -> bool {
     b.wrapping_sub(a) as i32 <= -1
 }
 
-/// Sets the window of an outgoing segment by the client's bucket. A function of
-/// its own for the stack's sake.
+/// Sets the window of an outgoing segment by the client's bucket; whether it did. A
+/// function of its own for the stack's sake, which returns something, or the
+/// verifier would find a pointer to its stack where that stands.
 #[inline(never)]
 pub fn offer(
     ctx: &TcContext,
@@ -115,34 +121,39 @@ pub fn offer(
     packet: &Packet,
     flow: *mut Flow,
     client: *mut Client,
-) {
+) -> bool {
     // SAFETY: a live map value.
     let flags = unsafe { (*flow).flags };
     if flags & FLOW_WINDOW == 0
         || packet.flags & (packet::SYN | packet::RST | packet::ACK) != packet::ACK
     {
-        return;
+        return false;
     }
     let scale = flags >> FLOW_SCALE_SHIFT & FLOW_SCALE_MASK;
     let kernel = u32::from(packet.window) << scale;
-    let mut offer = Offer {
-        granule: 1 << scale,
-        ..Offer::default()
+    let mut terms = Terms {
+        offer: Offer {
+            granule: 1 << scale,
+            ..Offer::default()
+        },
+        offered: Offered {
+            window: u64::MAX,
+            wait: 0,
+        },
     };
     if flags & FLOW_EDGE != 0 {
         // SAFETY: a live map value.
         let left = unsafe { (*flow).edge }.wrapping_sub(packet.ack);
         // Behind the acknowledgement where a probe went beyond it.
-        offer.left = if left as i32 > 0 { left.into() } else { 0 };
+        terms.offer.left = if left as i32 > 0 { left.into() } else { 0 };
     }
-    let (want, wait) = match wanted(ctx, hop, &mut offer, flow, client) {
-        Some(offered) => {
-            // SAFETY: a live map value, an aligned word.
-            let sent = unsafe { core::ptr::read_volatile(&raw const (*flow).traffic[0].bytes) };
-            let window = offered.window.min(backpressure::untried(sent));
-            (window.min(kernel.into()) as u32, offered.wait)
-        }
-        None => (kernel, 0),
+    let (want, wait) = if wanted(ctx, hop, &mut terms, flow, client) {
+        // SAFETY: a live map value, an aligned word.
+        let sent = unsafe { core::ptr::read_volatile(&raw const (*flow).traffic[0].bytes) };
+        let window = terms.offered.window.min(backpressure::untried(sent));
+        (window.min(kernel.into()) as u32, terms.offered.wait)
+    } else {
+        (kernel, 0)
     };
     // SAFETY: a live map value. A flow's segments leave one after the other.
     let edge = unsafe {
@@ -166,16 +177,23 @@ pub fn offer(
     let left = edge.wrapping_sub(packet.ack);
     let window = left.min(kernel) >> scale;
     // What the sender sees of it: whole units.
-    if wait != 0 && window << scale < offer.segment {
-        client::share::<UP>(flow, client, hop.now, |word| share::wait(word, hop.now));
+    if wait != 0 && window << scale < terms.offer.segment {
+        client::share_flow::<UP>(flow, client, hop.sent.now, |word| {
+            share::wait(word, hop.sent.now)
+        });
+        if let Some(class) = client::class_of(hop.policy, &hop.sent.key, client) {
+            group::wait(hop, class);
+        }
         // Up to a quarter later by chance: flows that wait for the same debt would
         // all find it at once, and one that comes just after them never.
-        let chance = u64::from(hop.key.client_port).wrapping_mul(hop.now >> 10) >> 4 & 0xff;
-        update_later(ctx, packet, hop.now + wait + (wait >> 10) * chance);
+        let chance = u64::from(hop.key.client_port).wrapping_mul(hop.sent.now >> 10) >> 4 & 0xff;
+        update_later(ctx, packet, hop.sent.now + wait + (wait >> 10) * chance);
     }
-    if window < u32::from(packet.window) {
-        packet::set_window(ctx, packet.transport, packet.window, window as u16);
+    if window >= u32::from(packet.window) {
+        return false;
     }
+    packet::set_window(ctx, packet.transport, packet.window, window as u16);
+    true
 }
 
 /// Asks the daemon to send this acknowledgement again.
@@ -209,48 +227,64 @@ fn update_later(ctx: &TcContext, packet: &Packet, due: u64) {
     }
 }
 
-/// What the limits allow; `None` without one.
+/// What is known of a flow, and what its limits offer of it.
+pub struct Terms {
+    pub offer: Offer,
+    pub offered: Offered,
+}
+
+/// What the limits allow, into the terms; `false` without one.
 #[inline(always)]
 fn wanted(
     ctx: &TcContext,
     hop: &Hop<'_>,
-    offer: &mut Offer,
+    terms: &mut Terms,
     flow: *mut Flow,
     client: *mut Client,
-) -> Option<Offered> {
-    let class = client::class_of(hop.policy, hop.client_key, client)?;
-    let own = flow_limit::<UP>(class, flow);
-    if !holds::<UP>(class, &own, hop.settings) {
-        return None;
-    }
-    (offer.srtt, offer.segment) = socket(ctx, flow);
-    let mut least = Offered {
-        window: u64::MAX,
-        wait: 0,
+) -> bool {
+    let Some(class) = client::class_of(hop.policy, &hop.sent.key, client) else {
+        return false;
     };
+    if !holds::<UP>(class, &flow_limit::<UP>(class, flow), hop.settings) {
+        return false;
+    }
+    (terms.offer.srtt, terms.offer.segment) = socket(ctx, flow);
+    own(hop, class, flow, client, terms);
+    group::offer(hop, class, client, terms);
+    true
+}
+
+/// The limits of flow and client. A function of its own for the stack's sake.
+#[inline(never)]
+fn own(
+    hop: &Hop<'_>,
+    class: &Class,
+    flow: *mut Flow,
+    client: *mut Client,
+    terms: &mut Terms,
+) -> u32 {
+    let Terms { offer, offered } = terms;
+    let own = flow_limit::<UP>(class, flow);
     // SAFETY: live map values, aligned words.
     unsafe {
         if own.is_set() {
             let tat = core::ptr::read_volatile(&raw const (*flow).traffic[0].tat);
-            offer.debt = bucket::debt(tat, hop.now);
+            offer.debt = bucket::debt(tat, hop.sent.now);
             offer.active = 1;
-            least = backpressure::window(&own, offer);
+            global::tighter(&own, offer, offered);
         }
+        let share = core::ptr::read_volatile(&raw const (*flow).share[0]);
+        offer.used = share::used(share, hop.sent.now);
+        offer.elapsed = share::elapsed(hop.sent.now);
+        offer.light = !share::is_active(share, hop.sent.now);
         if class.upload.is_set() {
             let tat = core::ptr::read_volatile(&raw const (*client).traffic[0].tat);
-            let active = core::ptr::read_volatile(&raw const (*client).active);
-            offer.debt = bucket::debt(tat, hop.now);
-            offer.active = share::active(active, hop.now, UPLOAD);
-            offer.used = share::used((*flow).share[0], hop.now);
-            offer.elapsed = share::elapsed(hop.now);
-            offer.light = !share::is_active((*flow).share[0], hop.now);
-            let offered = backpressure::window(&class.upload, offer);
-            if offered.window <= least.window {
-                least = offered;
-            }
+            offer.debt = bucket::debt(tat, hop.sent.now);
+            offer.active = client::active::<UP>(client, hop.sent.now);
+            global::tighter(&class.upload, offer, offered);
         }
     }
-    Some(least)
+    0
 }
 
 /// Smoothed round trip in ns and payload of a segment, by the socket that sends.

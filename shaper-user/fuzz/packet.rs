@@ -1,18 +1,24 @@
 //! The packet parser of the kernel programs: the very source, compiled for this
 //! machine, against another parser.
 //!
-//! The crate root has to say `extern crate self as aya_ebpf; use packet::{helpers,
-//! programs};`. The real `aya_ebpf` brings a `memcpy` of its own to every program.
+//! The crate root has to say `extern crate self as aya_ebpf; use packet::{bindings,
+//! helpers, programs};`. The real `aya_ebpf` brings a `memcpy` of its own to every program.
 
+use bindings::{__sk_buff, xdp_md};
 use etherparse::{
     LaxNetSlice, LaxSlicedPacket, LinkExtSlice, NetSlice, SlicedPacket, TcpOptionElement,
     TransportSlice,
 };
 use parser::{Packet, Stop};
+use programs::{Buffer, TcContext, XdpContext};
 use shaper_common::flow::{DOWNLOAD, UPLOAD};
 use shaper_common::key::{Addr, TCP, UDP, map_v4};
 
-#[allow(dead_code, reason = "what only a kernel program calls")]
+#[allow(
+    dead_code,
+    clippy::unnecessary_cast,
+    reason = "what only a kernel program calls, and its narrower fields"
+)]
 #[path = "../../shaper-ebpf/src/packet.rs"]
 mod parser;
 
@@ -25,8 +31,10 @@ pub mod helpers {
             -1
         }
 
+        use super::super::bindings::__sk_buff;
+
         pub unsafe fn bpf_skb_store_bytes(
-            _: *mut c_void,
+            _: *mut __sk_buff,
             _: u32,
             _: *const c_void,
             _: u32,
@@ -35,20 +43,47 @@ pub mod helpers {
             -1
         }
 
-        pub unsafe fn bpf_l4_csum_replace(_: *mut c_void, _: u32, _: u64, _: u64, _: u64) -> i64 {
+        pub unsafe fn bpf_l4_csum_replace(
+            _: *mut __sk_buff,
+            _: u32,
+            _: u64,
+            _: u64,
+            _: u64,
+        ) -> i64 {
             -1
         }
     }
 }
 
+/// The contexts, as far as the parser reads them; the kernel's have 32-bit fields,
+/// which its verifier makes pointers of.
+#[allow(non_camel_case_types, reason = "the kernel's names")]
+pub mod bindings {
+    pub struct __sk_buff {
+        pub data: usize,
+        pub data_end: usize,
+    }
+
+    pub struct xdp_md {
+        pub data: usize,
+        pub data_end: usize,
+    }
+}
+
 /// Likewise.
 pub mod programs {
+    use super::bindings::{__sk_buff, xdp_md};
+
     pub struct TcContext {
         pub skb: Buffer,
     }
 
     pub struct Buffer {
-        pub skb: *mut std::ffi::c_void,
+        pub skb: *mut __sk_buff,
+    }
+
+    pub struct XdpContext {
+        pub ctx: *mut xdp_md,
     }
 }
 
@@ -69,11 +104,26 @@ pub fn packet(data: &[u8]) {
     }
     let start = buffer.as_ptr().expose_provenance();
     let end = start + data.len();
-    let (mut up, mut down) = (Packet::default(), Packet::default());
-    let read = parser::parse::<{ UPLOAD as usize }>(start, end, &mut up);
-    let again = parser::parse::<{ DOWNLOAD as usize }>(start, end, &mut down);
+    let (mut up, mut down, mut early) = (Packet::default(), Packet::default(), Packet::default());
+    let mut skb = __sk_buff {
+        data: start,
+        data_end: end,
+    };
+    let mut xdp = xdp_md {
+        data: start,
+        data_end: end,
+    };
+    let tc = TcContext {
+        skb: Buffer { skb: &raw mut skb },
+    };
+    let read = parser::of_skb::<{ UPLOAD as usize }>(&tc, &mut up);
+    let again = parser::of_skb::<{ DOWNLOAD as usize }>(&tc, &mut down);
     assert!(read == again, "one direction is read otherwise");
+    let ctx = XdpContext { ctx: &raw mut xdp };
+    let again = parser::of_xdp(&ctx, &mut early);
+    assert!(read == again, "XDP reads it otherwise");
     if read.is_ok() {
+        assert!(up.key == early.key, "XDP reads another flow");
         mirrored(&up, &down);
         consistent(&up, data);
     }

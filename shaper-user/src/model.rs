@@ -395,6 +395,31 @@ pub struct Overflow {
     pub download: Direction,
 }
 
+/// All clients of a rule that bounds them together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// The rule.
+    pub rule: String,
+    /// Clients to this host.
+    pub upload: GroupDirection,
+    /// This host to the clients.
+    pub download: GroupDirection,
+}
+
+/// One direction of a group. What was dropped is what the group's own limit did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupDirection {
+    /// What passed.
+    #[serde(flatten)]
+    pub traffic: Direction,
+    /// The limit in bits per second; null without one, and then nothing is counted.
+    pub limit_bps: Option<u64>,
+    /// Its burst.
+    pub burst_bytes: Option<u64>,
+    /// Clients that share it just now: those that took a part of it worth the name.
+    pub active_clients: u64,
+}
+
 /// The answer to `status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -419,6 +444,9 @@ pub struct Status {
     /// What found no room in them.
     #[serde(default)]
     pub overflow: Overflow,
+    /// The rules that bound their clients together.
+    #[serde(default)]
+    pub groups: Vec<Group>,
     /// HAProxy's sockets; empty when there is none.
     #[serde(default)]
     pub haproxy: Vec<HaproxySocket>,

@@ -5,6 +5,7 @@
 //! for what a query returns (see `rows.rs`). Flows are looked for in HAProxy's
 //! answers when those come, not every second (see `pinned.rs`).
 
+mod groups;
 mod pinned;
 mod placed;
 mod rank;
@@ -93,6 +94,7 @@ pub struct Sampler {
     stats: [u64; STATS_LEN],
     /// Counters of clients that left, so that totals never fall.
     gone: [Direction; 2],
+    groups: groups::Groups,
 }
 
 /// Sums over everything, for `status`.
@@ -131,6 +133,7 @@ impl Sampler {
             client_index: HashMap::default(),
             stats: [0; STATS_LEN],
             gone: [Direction::default(); 2],
+            groups: groups::Groups::default(),
         }
     }
 
@@ -180,6 +183,7 @@ impl Sampler {
         self.at = at;
         self.now = sample.now;
         self.stats = sample.stats;
+        self.groups.observe(sample.groups);
         let clients = std::mem::take(&mut self.clients);
         self.observe_clients(&clients, sample.clients, first);
         self.observe_flows(sample.flows, before, first);
@@ -190,6 +194,7 @@ impl Sampler {
     pub fn set_policy(&mut self, compiled: Arc<Compiled>, generation: u32) {
         self.compiled = compiled;
         self.generation = generation;
+        self.groups.clear();
         for state in &mut self.clients {
             let Some(memory) = self.client_index.get_mut(&state.key) else {
                 continue;
@@ -454,10 +459,14 @@ fn limited(compiled: &Compiled, class: u32, kernel: &Client, now: u64) -> [bool;
         return [false; 2];
     }
     let limits = [class.class.upload, class.class.download];
+    let groups = [class.class.group_upload, class.class.group_download];
     DIRECTIONS.map(|direction| {
-        kernel.flags & (CLIENT_LIMITED << direction) != 0
-            && limits[direction].interval != 0
-            && debt(kernel.traffic[direction].tat, now) > 0
+        let own = limits[direction].is_set() && debt(kernel.traffic[direction].tat, now) > 0;
+        // What a group owes is not the client's: the flag goes with the next packet
+        // that finds its bucket full.
+        let of_group =
+            groups[direction].is_set() && now.saturating_sub(kernel.last_seen) < IDLE_AFTER;
+        kernel.flags & (CLIENT_LIMITED << direction) != 0 && (own || of_group)
     })
 }
 

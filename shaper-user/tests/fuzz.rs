@@ -8,7 +8,7 @@ extern crate self as aya_ebpf;
 #[path = "../fuzz/packet.rs"]
 mod packet;
 
-use packet::{helpers, programs};
+use packet::{bindings, helpers, programs};
 use shaper_user::fuzz;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

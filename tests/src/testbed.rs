@@ -79,6 +79,7 @@ pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
             ..Settings::default()
         },
         classes,
+        groups: Vec::new(),
         rules: prefixes,
     }
 }

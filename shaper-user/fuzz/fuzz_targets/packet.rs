@@ -7,6 +7,6 @@ extern crate self as aya_ebpf;
 #[path = "../packet.rs"]
 mod packet;
 
-use packet::{helpers, programs};
+use packet::{bindings, helpers, programs};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| packet::packet(data));

@@ -317,6 +317,9 @@ impl<K: Kernel> Core<K> {
             };
         }
         self.allow(&command, peer)?;
+        // What has ended since the last tick must not go on as part of what is set
+        // now.
+        self.expire(now);
         let before = self
             .subject(&command)
             .map(|client| (client, self.held(client)));
@@ -616,6 +619,7 @@ impl<K: Kernel> Core<K> {
             hard_limit_only: totals.hard_limit_only,
             tables: self.kernel.tables(),
             overflow: self.kernel.overflow(),
+            groups: self.sampler.groups(),
             haproxy,
             // Known where they run, outside of this thread.
             drains: Vec::new(),

@@ -88,21 +88,21 @@ fn haproxy(policy: &Policy) -> Table {
     table
 }
 
+fn limit(table: &mut Table, key: &str, limit: Option<RateLimit>) {
+    if let Some(RateLimit { rate, burst }) = limit {
+        let mut limit = Table::new();
+        put(&mut limit, "rate", text(rate));
+        put(&mut limit, "burst", text(Size(burst)));
+        put(table, key, limit.into());
+    }
+}
+
 fn limits(limits: &Limits) -> Table {
     let mut table = Table::new();
-    for (key, limit) in [
-        ("upload", limits.upload),
-        ("download", limits.download),
-        ("flow_upload", limits.flow_upload),
-        ("flow_download", limits.flow_download),
-    ] {
-        if let Some(RateLimit { rate, burst }) = limit {
-            let mut limit = Table::new();
-            put(&mut limit, "rate", text(rate));
-            put(&mut limit, "burst", text(Size(burst)));
-            put(&mut table, key, limit.into());
-        }
-    }
+    limit(&mut table, "upload", limits.upload);
+    limit(&mut table, "download", limits.download);
+    limit(&mut table, "flow_upload", limits.flow_upload);
+    limit(&mut table, "flow_download", limits.flow_download);
     if let Some(max) = limits.max_connections {
         put(&mut table, "max_connections", number(max));
     }
@@ -114,6 +114,8 @@ fn limits(limits: &Limits) -> Table {
 
 fn rule(rule: &Rule) -> Value {
     let mut table = limits(&rule.limits);
+    limit(&mut table, "group_upload", rule.group.upload);
+    limit(&mut table, "group_download", rule.group.download);
     put(&mut table, "name", text(&rule.name));
     put(&mut table, "clients", clients(&rule.clients));
     put(&mut table, "exempt", rule.exempt.into());

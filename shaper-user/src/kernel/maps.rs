@@ -11,6 +11,7 @@ use aya::{Ebpf, Pod};
 use shaper_common::class::{Class, MAX_CLASSES, PORT_WORDS, Settings, bank, port_bit};
 use shaper_common::event::Event;
 use shaper_common::flow::{Client, Flow};
+use shaper_common::group::{Group, MAX_GROUPS, MAX_MEMBERS, Member};
 use shaper_common::key::{ClientKey, FlowKey, GENERATION_BITS, RuleKey};
 use shaper_common::names;
 use shaper_common::stats::{STATS_LEN, Stat};
@@ -25,6 +26,9 @@ pub struct Maps {
     clients: MapData,
     udp_clients: MapData,
     overflow: Array<MapData, Client>,
+    groups: Array<MapData, Group>,
+    /// Of the policy in force.
+    group_count: u32,
     classes: Array<MapData, Class>,
     rules: LpmTrie<MapData, RuleKey, u32>,
     settings: Array<MapData, Settings>,
@@ -92,6 +96,8 @@ impl Maps {
             clients: data(ebpf, names::CLIENTS)?,
             udp_clients: data(ebpf, names::UDP_CLIENTS)?,
             overflow: take(ebpf, names::OVERFLOW)?.try_into()?,
+            groups: take(ebpf, names::GROUPS)?.try_into()?,
+            group_count: 0,
             classes: take(ebpf, names::CLASSES)?.try_into()?,
             rules: take(ebpf, names::RULES)?.try_into()?,
             settings: take(ebpf, names::SETTINGS)?.try_into()?,
@@ -187,6 +193,7 @@ impl Maps {
             .set(0, new, 0)
             .context("switching to the new policy")?;
         steps::done(Step::InForce);
+        self.group_count = u32::try_from(compiled.groups.len())?.min(MAX_GROUPS);
         // The switch is made: what stays now goes with the next one.
         if let Err(error) = self.remove_rules(|generation| generation != new) {
             tracing::warn!("{error:#}");
@@ -304,6 +311,10 @@ impl Maps {
             .overflow
             .get(&0, 0)
             .context("reading what found no room")?;
+        let groups = (0..self.group_count)
+            .map(|index| self.groups.get(&index, 0))
+            .collect::<Result<_, _>>()
+            .context("reading the groups")?;
         self.entries = Entries {
             flows: tcp_flows,
             udp_flows: flows.len() - tcp_flows,
@@ -326,6 +337,7 @@ impl Maps {
             flows,
             clients,
             overflow,
+            groups,
             stats,
             events,
         })
@@ -431,6 +443,8 @@ pub fn misfits(
                 fits::<FlowKey, shaper_common::flow::Handshake>(&info, names::MAX_HANDSHAKES)
             }
             names::SYN_RATES => fits::<ClientKey, u64>(&info, names::MAX_SYN_RATES),
+            names::GROUPS => fits::<u32, Group>(&info, MAX_GROUPS),
+            names::MEMBERS => fits::<ClientKey, Member>(&info, MAX_MEMBERS),
             names::CLASSES => fits::<u32, Class>(&info, 2 * MAX_CLASSES),
             names::SETTINGS => fits::<u32, Settings>(&info, 2),
             names::PORTS => fits::<u32, u64>(&info, 2 * PORT_WORDS),

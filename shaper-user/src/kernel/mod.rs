@@ -26,6 +26,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 use shaper_common::event::Event;
 use shaper_common::flow::{Client, Flow};
+use shaper_common::group::Group;
 use shaper_common::key::{ClientKey, FlowKey};
 use shaper_common::stats::STATS_LEN;
 use std::os::fd::OwnedFd;
@@ -41,6 +42,8 @@ pub struct Sample {
     pub clients: Vec<(ClientKey, Client)>,
     /// The client that all those share which found no room.
     pub overflow: Client,
+    /// By their place in [`Compiled::groups`].
+    pub groups: Vec<Group>,
     /// By [`shaper_common::stats::Stat`], summed over the CPUs.
     pub stats: [u64; STATS_LEN],
     /// Events since the last sample.

@@ -101,7 +101,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
     for rule in rules {
         // With what it takes from `[default]`: that is what holds.
         let holds = policy.effective(rule);
-        let exact = (&holds, &rule.clients, rule.exempt, rule.block);
+        let exact = (&holds, rule.group, &rule.clients, rule.exempt, rule.block);
         add(format!("rule {}", rule.name), of_rule(rule, &holds), &exact);
     }
     for place in places {
@@ -121,7 +121,19 @@ fn of_rule(rule: &Rule, holds: &Limits) -> String {
     } else if rule.exempt {
         "exempt".to_owned()
     } else {
-        limits(holds)
+        let group = [
+            ("group_upload", rule.group.upload),
+            ("group_download", rule.group.download),
+        ];
+        let mut what: Vec<_> = group
+            .iter()
+            .filter_map(|(name, limit)| Some(rate(name, (*limit)?)))
+            .collect();
+        let own = limits(holds);
+        if what.is_empty() || own != NONE {
+            what.insert(0, own);
+        }
+        together(what)
     };
     format!("{what} for {}", clients(&rule.clients))
 }

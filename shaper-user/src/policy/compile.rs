@@ -2,13 +2,17 @@
 
 use super::client::MAPPED;
 use super::lookup::{PrefixMap, number};
-use super::{Compiled, Limits, Mode, NamedClass, Override, Policy, RateLimit, Rule, Tables};
+use super::{
+    Compiled, GroupLimits, Limits, Mode, NamedClass, NamedGroup, Override, Policy, RateLimit, Rule,
+    Tables,
+};
 use crate::addr::prefix_to_kernel;
 use ipnet::{IpNet, Ipv4Net};
 use shaper_common::bucket::Limit;
 use shaper_common::class::{
     CLASS_BLOCK, CLASS_EXEMPT, Class, MAX_CLASSES, SETTING_OBSERVE, Settings, mask,
 };
+use shaper_common::group::MAX_GROUPS;
 use shaper_common::key::V4_MAPPED_BITS;
 use shaper_common::names::MAX_RULES;
 use std::collections::{BTreeSet, HashMap};
@@ -26,6 +30,14 @@ pub enum CompileError {
     )]
     Classes {
         /// How many they need.
+        found: usize,
+    },
+    /// More groups than buckets.
+    #[error(
+        "the policy has {found} rules with `group_upload` or `group_download`; allowed: at most {MAX_GROUPS}"
+    )]
+    Groups {
+        /// How many it has.
         found: usize,
     },
     /// More prefixes than the trie holds, beside those of the generation
@@ -68,6 +80,7 @@ struct Target {
     /// Index of the rule; `None`: `[default]`.
     rule: Option<usize>,
     limits: Limits,
+    group: GroupLimits,
     exempt: bool,
     block: bool,
 }
@@ -93,6 +106,8 @@ impl Target {
             download: limit(self.limits.download),
             flow_upload: limit(self.limits.flow_upload),
             flow_download: limit(self.limits.flow_download),
+            group_upload: limit(self.group.upload),
+            group_download: limit(self.group.download),
             connections: self.limits.connection_rate.map_or(Limit::NONE, |rate| {
                 let connections = u64::from(rate.connections);
                 Limit::per_event(connections, rate.per_nanos, connections)
@@ -105,6 +120,7 @@ impl Target {
             } else {
                 0
             },
+            ..Class::default()
         }
     }
 }
@@ -126,7 +142,10 @@ impl Classes<'_> {
         let rule = target.rule.and_then(|i| self.policy.rules.get(i));
         self.list.push(NamedClass {
             rule: rule.map_or("default", |rule| &rule.name).to_owned(),
-            class: target.class(),
+            class: Class {
+                group: self.policy.group_index(target.rule),
+                ..target.class()
+            },
             upload: target.limits.upload,
             download: target.limits.download,
         });
@@ -152,6 +171,7 @@ impl Policy {
         Target {
             rule,
             limits: found.map_or_else(|| self.default.clone(), |rule| self.effective(rule)),
+            group: found.map_or_else(GroupLimits::default, |rule| rule.group),
             exempt: found.is_some_and(|rule| rule.exempt),
             block: found.is_some_and(|rule| rule.block),
         }
@@ -212,6 +232,17 @@ impl Policy {
         if found > MAX_PREFIXES {
             return Err(CompileError::Prefixes { found });
         }
+        let groups: Vec<_> = self
+            .groups()
+            .map(|(_, rule)| NamedGroup {
+                rule: rule.name.clone(),
+                limits: rule.group,
+            })
+            .collect();
+        let found = groups.len();
+        if found > MAX_GROUPS as usize {
+            return Err(CompileError::Groups { found });
+        }
         let mut ports = self.ports.clone();
         ports.sort_unstable();
         Ok(Compiled {
@@ -221,8 +252,25 @@ impl Policy {
             tables: self.tables(),
             settings: self.settings(),
             classes: classes.list,
+            groups,
             rules: compiled,
         })
+    }
+
+    /// The rules that bound their clients together, in the order of the file.
+    fn groups(&self) -> impl Iterator<Item = (usize, &Rule)> {
+        let rules = self.rules.iter().enumerate();
+        rules.filter(|(_, rule)| rule.group.is_set())
+    }
+
+    /// Which of them a rule is; 0, which then means nothing, where it is none. By
+    /// place and not by name: after a reload that moves a rule, its group may begin
+    /// with the debt of another, cut to its own burst.
+    fn group_index(&self, rule: Option<usize>) -> u32 {
+        let index = self.groups().position(|(index, _)| Some(index) == rule);
+        index
+            .and_then(|index| u32::try_from(index).ok())
+            .unwrap_or(0)
     }
 
     /// How much the kernel's tables are to hold.

@@ -74,6 +74,23 @@ pub struct Limits {
     pub connection_rate: Option<ConnectionRate>,
 }
 
+/// What all clients of a rule are held to together, above what holds each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct GroupLimits {
+    /// Clients to this host.
+    pub upload: Option<RateLimit>,
+    /// This host to the clients.
+    pub download: Option<RateLimit>,
+}
+
+impl GroupLimits {
+    /// Whether there is one.
+    #[must_use]
+    pub const fn is_set(&self) -> bool {
+        self.upload.is_some() || self.download.is_some()
+    }
+}
+
 /// New connections in a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionRate {
@@ -160,6 +177,8 @@ pub struct Rule {
     pub clients: Vec<IpNet>,
     /// What it sets; the rest comes from `[default]`.
     pub limits: Limits,
+    /// What its clients are held to together.
+    pub group: GroupLimits,
     /// Counted, never limited.
     pub exempt: bool,
     /// Dropped.
@@ -243,6 +262,15 @@ pub struct NamedClass {
     pub download: Option<RateLimit>,
 }
 
+/// A rule that bounds its clients together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedGroup {
+    /// The rule.
+    pub rule: String,
+    /// Its limits, as written.
+    pub limits: GroupLimits,
+}
+
 /// The compiled form: what the kernel is given, one generation of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
@@ -260,6 +288,9 @@ pub struct Compiled {
     pub settings: Settings,
     /// Index 0 is `default`.
     pub classes: Vec<NamedClass>,
+    /// The rules that bound their clients together, by
+    /// [`Class::group`](shaper_common::class::Class::group).
+    pub groups: Vec<NamedGroup>,
     /// Prefix (network, bits of an [`Addr`]) to index in `classes`; sorted by
     /// network, then by bits, and without duplicates.
     pub rules: Vec<(Addr, u32, u32)>,

@@ -50,6 +50,22 @@ pub fn report(policy: &Policy) -> String {
     if inherited {
         let _ = writeln!(text, "{INHERITED} from [default]");
     }
+    for rule in policy.rules.iter().filter(|rule| rule.group.is_set()) {
+        let _ = writeln!(text, "\n{} for all its clients together:", rule.name);
+        for (name, limit) in [
+            ("upload", rule.group.upload),
+            ("download", rule.group.download),
+        ] {
+            if let Some(limit) = limit {
+                let _ = writeln!(
+                    text,
+                    "  {name:<9} {}{BETWEEN}{}",
+                    limit.rate,
+                    Size(limit.burst)
+                );
+            }
+        }
+    }
     text.push_str(&places::places(policy));
     text
 }

@@ -2,6 +2,7 @@
 
 use shaper_common::class::{Class, MAX_CLASSES, PORT_WORDS};
 use shaper_common::flow::{Client, Flow, Handshake};
+use shaper_common::group::{Group, MAX_GROUPS, MAX_MEMBERS, Member};
 use shaper_common::key::{ClientKey, FlowKey};
 use shaper_common::names;
 
@@ -89,6 +90,7 @@ impl Tables {
                 names::MAX_SYN_RATES,
                 (size_of::<ClientKey>(), size_of::<u64>()),
             ),
+            (MAX_MEMBERS, (size_of::<ClientKey>(), size_of::<Member>())),
             (names::MAX_INTERFACES, (4, 4)),
         ];
         let hashes: u64 = hashes
@@ -100,6 +102,7 @@ impl Tables {
             .sum();
         hashes
             + 2 * u64::from(MAX_CLASSES) * size_of::<Class>() as u64
+            + u64::from(MAX_GROUPS) * size_of::<Group>() as u64
             + 2 * u64::from(PORT_WORDS) * 8
             + u64::from(names::EVENT_RING_BYTES)
             + u64::from(names::UPDATE_RING_BYTES)

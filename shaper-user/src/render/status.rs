@@ -87,6 +87,12 @@ pub fn status(out: &mut dyn Write, status: &model::Status, width: Option<u16>) -
     for (i, text) in overflow(&status.overflow).into_iter().enumerate() {
         line(if i == 0 { "no room" } else { "" }, text)?;
     }
+    for group in &status.groups {
+        line("group", group.rule.clone())?;
+        for text in self::group(group) {
+            line("", text)?;
+        }
+    }
     for socket in &status.haproxy {
         line("haproxy", socket.path.clone())?;
         for text in haproxy(socket) {
@@ -177,6 +183,25 @@ fn overflow(overflow: &model::Overflow) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What the clients of a rule are held to together, and what they have of it.
+fn group(group: &model::Group) -> Vec<String> {
+    [("upload", &group.upload), ("download", &group.download)]
+        .iter()
+        .filter_map(|(name, direction)| {
+            let limit = units::rate(direction.limit_bps?);
+            let clients = match direction.active_clients {
+                1 => "1 client".to_owned(),
+                more => format!("{more} clients"),
+            };
+            Some(format!(
+                "{name} {} of {limit}, {clients}, {} dropped",
+                units::rate(direction.traffic.rate_bps),
+                units::bytes(direction.traffic.dropped_bytes)
+            ))
+        })
+        .collect()
 }
 
 fn drain(drain: &model::Drain) -> String {

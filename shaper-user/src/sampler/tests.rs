@@ -2,7 +2,6 @@ use super::*;
 use crate::policy::Override;
 use crate::protocol::{Query, SortKey};
 use crate::testing::{NOW, at, client, compiled, flow, limit, secs};
-use shaper_common::event::Event;
 use shaper_common::flow::{DOWNLOAD, UPLOAD};
 use shaper_common::key::TCP;
 
@@ -23,9 +22,7 @@ pub(super) fn sample(
         now: NOW + secs(seconds),
         flows,
         clients,
-        overflow: Client::default(),
-        stats: [0; STATS_LEN],
-        events: Vec::<Event>::new(),
+        ..Sample::default()
     }
 }
 

@@ -280,6 +280,7 @@ impl World {
             hard_limit_only: HardLimitOnly::default(),
             tables: Vec::new(),
             overflow: Overflow::default(),
+            groups: Vec::new(),
             haproxy: self.haproxy.clone(),
             drains: Vec::new(),
             flows: self.flows.len() as u64,

@@ -116,7 +116,7 @@ impl Soak<'_> {
         };
         match action {
             Action::Limit => {
-                let command = self.settings.limit(&mut self.rng, client);
+                let command = self.settings.limit(&mut self.rng, client, Instant::now());
                 self.command(&command);
             }
             Action::Clear => {
@@ -124,7 +124,7 @@ impl Soak<'_> {
                 self.command(&command);
             }
             Action::Block => {
-                let command = self.settings.block(&mut self.rng, client);
+                let command = self.settings.block(&mut self.rng, client, Instant::now());
                 self.command(&command);
             }
             Action::Unblock => {

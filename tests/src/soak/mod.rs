@@ -397,6 +397,7 @@ impl<'a> Soak<'a> {
             return;
         }
         self.vitals.sample();
+        let asked = Instant::now();
         let (flows, clients, status) = match self.ask() {
             Ok(answers) => answers,
             Err(error) => return self.checks.result(Check::Answers, Err(error)),
@@ -410,7 +411,7 @@ impl<'a> Soak<'a> {
         let long = &self.long;
         let of = |client| long.is_one(client);
         census::sums(&flows, &clients, of, &mut self.checks);
-        self.settings.compare(&clients, &mut self.checks);
+        self.settings.compare(&clients, asked, &mut self.checks);
         self.see_counters(&status);
     }
 
@@ -418,6 +419,10 @@ impl<'a> Soak<'a> {
         for warning in &status.warnings {
             *self.warnings.entry(warning.clone()).or_default() += 1;
         }
+        let full = status.warnings.iter().find(|w| w.contains("the table of"));
+        self.checks.that(Check::Errors, full.is_none(), || {
+            full.cloned().unwrap_or_default()
+        });
         let failures = status.counters.get("sample_failures").copied();
         self.checks
             .that(Check::Errors, failures.unwrap_or_default() == 0, || {

@@ -9,6 +9,7 @@
 mod build;
 mod concurrent;
 mod full;
+mod groups;
 mod limits;
 mod mutated;
 mod parsing;
@@ -35,6 +36,7 @@ fn main() {
         shield::TESTS,
         switch::TESTS,
         full::TESTS,
+        groups::TESTS,
         window::TESTS,
         concurrent::TESTS,
         mutated::TESTS,

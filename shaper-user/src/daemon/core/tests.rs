@@ -164,6 +164,42 @@ fn a_limit_holds_is_kept_and_is_taken_away() {
 }
 
 #[test]
+fn what_has_ended_is_no_part_of_what_is_set_later() {
+    let mut lab = lab();
+    let mut set = |command, second| lab.core.handle(command, ROOT, at(second)).unwrap();
+    set(limit("192.0.2.1", "2mbit", Some(20_000)), 10);
+    let download = |for_ms| Command::Limit {
+        client: "192.0.2.1".to_owned(),
+        upload: None,
+        download: Some("1mbit".to_owned()),
+        for_ms,
+    };
+    // While it holds, the upload stays, and ends with the new limit.
+    set(download(Some(20_000)), 25);
+    let row = lab.client("192.0.2.1");
+    let bps = (row.upload.limit_bps, row.download.limit_bps);
+    assert_eq!(bps, (Some(2_000_000), Some(1_000_000)));
+    assert_eq!(row.runtime.unwrap().limit_expires, Some(at(45)));
+    // It has ended, and no tick came since.
+    let log = logged(|| {
+        lab.core.handle(download(None), ROOT, at(45)).unwrap();
+    });
+    let row = lab.client("192.0.2.1");
+    let bps = (row.upload.limit_bps, row.download.limit_bps);
+    assert_eq!(
+        bps,
+        (Some(8_000_000), Some(1_000_000)),
+        "the policy's upload"
+    );
+    let runtime = row.runtime.unwrap();
+    assert_eq!((runtime.upload_bps, runtime.limit_expires), (None, None));
+    assert!(
+        log.contains("the runtime limit of 192.0.2.1 has ended"),
+        "{log}"
+    );
+}
+
+#[test]
 fn a_block_closes_connections_and_ends_by_itself() {
     let mut lab = lab();
     let message = lab.done(block("192.0.2.1", Some(60_000)));

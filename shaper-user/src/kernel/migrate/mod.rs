@@ -252,11 +252,14 @@ impl Migration {
                     let old = Array::<_, u32>::try_from(Map::Array(self.old(name)?))?;
                     maps.continue_from(old.get(&0, 0)?)?;
                 }
-                names::HANDSHAKES | names::SYN_RATES => {
+                names::HANDSHAKES | names::SYN_RATES | names::MEMBERS => {
                     tracing::info!("{name} starts over: it remembers the last seconds only");
                 }
                 names::OVERFLOW => {
                     tracing::warn!("{name} starts over: those that found no room owe nothing");
+                }
+                names::GROUPS => {
+                    tracing::warn!("{name} starts over: groups of clients owe nothing");
                 }
                 names::STATS if !self.counts_alike() => {
                     tracing::warn!("{name} starts over: its counters had another order");
@@ -343,6 +346,9 @@ impl Migration {
                     let began = std::mem::take(&mut self.clients);
                     self.merge::<Client>(name, &began, kernel)?;
                     self.clients = began;
+                }
+                names::GROUPS => {
+                    tracing::warn!("{name} starts over: groups of clients owe nothing");
                 }
                 names::STATS if self.counts_alike() => self.merge_stats(kernel)?,
                 _ => {}

@@ -268,6 +268,7 @@ proptest! {
                 name: net.to_string(),
                 clients: vec![*net],
                 limits: Limits::default(),
+                group: GroupLimits::default(),
                 exempt: false,
                 block: false,
             })

@@ -1,7 +1,7 @@
 //! A `[[rule]]` that names `backends` or `servers`: a place rule.
 
 use super::rules::{self, Taken};
-use super::{LIMIT_KEYS, rate_only};
+use super::{LIMIT_KEYS, limit, rate_only};
 use crate::haproxy::drain::server_name;
 use crate::haproxy::weights::ServerName;
 use crate::policy::client::Prefixes;
@@ -23,7 +23,7 @@ const BACKENDS: &str = "names of HAProxy's backends, such as [\"be_ws\"]";
 const SERVERS: &str = "backends and servers of HAProxy, such as [\"be_ws/srv3\"]";
 
 /// What has no meaning for a place.
-const FOREIGN: [(&str, &str); 4] = [
+const FOREIGN: [(&str, &str); 6] = [
     (
         "exempt",
         "it limits on top of all else, so it can free nobody",
@@ -31,6 +31,14 @@ const FOREIGN: [(&str, &str); 4] = [
     (
         "block",
         "which server a connection goes to is known only when it is open",
+    ),
+    (
+        "group_upload",
+        "all clients of a server together are bounded by [[server_limit]]",
+    ),
+    (
+        "group_download",
+        "all clients of a server together are bounded by [[server_limit]]",
     ),
     (
         "max_connections",
@@ -83,6 +91,8 @@ pub(super) fn place(
     let _ = section.get::<bool>("block", mistakes);
     let _ = section.get::<Int<1, { u32::MAX }>>("max_connections", mistakes);
     let _ = section.get::<ConnectionRate>("connection_rate", mistakes);
+    let _ = limit(&mut section, "group_upload", mistakes);
+    let _ = limit(&mut section, "group_download", mistakes);
     let [upload, download, flow_upload, flow_download, ..] = LIMIT_KEYS;
     let mut rate = |key| rate_only(&mut section, key, mistakes);
     let client = by_direction(rate(upload), rate(download));

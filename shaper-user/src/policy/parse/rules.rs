@@ -1,12 +1,13 @@
 //! The `[[rule]]` tables, and what must hold between them.
 
-use super::{LIMIT_KEYS, limits, place};
+use super::{LIMIT_KEYS, limit, limits, place};
 use crate::policy::client::{self, Prefixes};
 use crate::policy::mistake::{Lines, Mistakes};
 use crate::policy::section::{At, Section};
-use crate::policy::{Limits, PlaceRule, Rule};
+use crate::policy::{GroupLimits, Limits, PlaceRule, Rule};
 use ipnet::IpNet;
 use shaper_common::class::MAX_CLASSES;
+use shaper_common::group::MAX_GROUPS;
 use shaper_common::names::MAX_RULES;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,6 +18,8 @@ const RULES_MAX: usize = MAX_CLASSES as usize - 1;
 /// a rule for all of IPv6.
 const PREFIXES_MAX: usize = MAX_RULES as usize / 2 - 1;
 const NAME_MAX: usize = 64;
+/// What only a rule can set.
+const GROUP_KEYS: [&str; 2] = ["group_upload", "group_download"];
 pub(super) const CLIENTS: &str =
     "addresses and prefixes, such as [\"192.0.2.10\", \"2001:db8::/48\"]";
 
@@ -35,6 +38,7 @@ pub(super) fn rules(
 ) -> (Vec<Rule>, Vec<PlaceRule>) {
     let mut taken = Taken::default();
     let mut total = 0;
+    let mut groups = 0;
     let mut rules = Vec::new();
     let mut places = Vec::new();
     for section in root.tables("rule", "[[rule]]", mistakes) {
@@ -45,6 +49,7 @@ pub(super) fn rules(
             places.push(rule);
             continue;
         }
+        let section_span = span.clone();
         let rule = rule(section, prefixes, &mut taken, lines, mistakes);
         let before = total;
         total += rule.clients.len();
@@ -63,6 +68,18 @@ pub(super) fn rules(
                 ),
             );
         }
+        if rule.group.is_set() {
+            groups += 1;
+            if groups == MAX_GROUPS + 1 {
+                mistakes.push(
+                    section_span,
+                    format!(
+                        "more rules with `group_upload` or `group_download` than the kernel's \
+                         table holds; allowed: at most {MAX_GROUPS}"
+                    ),
+                );
+            }
+        }
         rules.push(rule);
     }
     (rules, places)
@@ -79,6 +96,11 @@ fn rule(
     let clients = clients(&mut section, &name, prefixes, taken, lines, mistakes);
     section.knows(&["backends", "servers"]);
     let limits = limits(&mut section, mistakes);
+    let [upload, download] = GROUP_KEYS;
+    let group = GroupLimits {
+        upload: limit(&mut section, upload, mistakes),
+        download: limit(&mut section, download, mistakes),
+    };
     let exempt = section.get("exempt", mistakes);
     let block = section.get("block", mistakes);
     contradictions(&section, exempt.as_ref(), block.as_ref(), mistakes);
@@ -92,6 +114,11 @@ fn rule(
             Limits::default()
         } else {
             limits
+        },
+        group: if exempt || block {
+            GroupLimits::default()
+        } else {
+            group
         },
         exempt,
         block,
@@ -228,7 +255,7 @@ fn contradictions(
         (None, Some(_)) => ("block", "dropped"),
         (None, None) => return,
     };
-    for key in LIMIT_KEYS {
+    for key in LIMIT_KEYS.into_iter().chain(GROUP_KEYS) {
         if let Some(span) = section.key(key) {
             mistakes.push(
                 span,
