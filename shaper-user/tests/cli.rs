@@ -450,6 +450,21 @@ fn a_terminal_of_80_columns_shows_colours_unless_told_not_to() {
 }
 
 #[test]
+fn every_counter_of_the_daemon_is_explained() {
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let status = daemon().json(&["status", "--json"]);
+    let counters = status["counters"].as_object().unwrap();
+    assert!(!counters.is_empty());
+    for name in counters.keys() {
+        assert!(
+            guide.contains(&format!("`{name}`")),
+            "{name} is not explained"
+        );
+    }
+}
+
+#[test]
 fn packages_get_pages_and_completions() {
     let dir = tempfile::tempdir().unwrap();
     let (out, err, code) = output(shaper(&["generate"]).arg(dir.path()));

@@ -14,6 +14,7 @@
 //! | [`netns`] | one network namespace: entering it, commands in it |
 //! | [`relay`] | the path: a fixed delay each way, a bottleneck, exact counts |
 //! | [`haproxy`] | a HAProxy in the proxy namespace |
+//! | [`nginx`] | an NGINX in HAProxy's place |
 //! | [`ws`] | WebSocket backends and clients |
 //! | [`traffic`] | plain TCP and UDP |
 //! | [`flood`] | packets from sources that nobody has, and whom they must not hurt |
@@ -43,6 +44,7 @@ pub mod killed;
 pub mod lab;
 pub mod leftovers;
 pub mod netns;
+pub mod nginx;
 pub mod offload;
 pub mod package;
 pub mod process;
