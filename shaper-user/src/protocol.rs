@@ -48,6 +48,23 @@ pub struct Query {
     pub filter: String,
 }
 
+/// Which events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    /// Go on with those that come. The connection takes no other request then.
+    #[serde(default)]
+    pub follow: bool,
+    /// At most so many of the last; absent: all that are remembered, and while
+    /// following none.
+    #[serde(default)]
+    pub last: Option<usize>,
+    /// Terms that all must match: `event:NAME`, `client:PREFIX`, `rule:NAME`, or
+    /// any text within the event's sentence.
+    #[serde(default)]
+    pub filter: String,
+}
+
 /// A command. Those from `Limit` on change something and need the right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -60,6 +77,14 @@ pub enum Command {
     Servers(Query),
     /// [`crate::model::Status`].
     Status,
+    /// [`crate::events::Batch`]; while following, one a line until the connection
+    /// ends.
+    Events(EventsQuery),
+    /// [`crate::model::ClientQuota`].
+    Quota {
+        /// Address.
+        client: String,
+    },
     /// A limit at runtime. Answers [`Done`].
     Limit {
         /// Address or prefix.
@@ -118,6 +143,18 @@ pub enum Command {
         /// `backend/server`.
         server: String,
     },
+    /// Forgets what a client has used of its quota. Answers [`Done`].
+    ResetQuota {
+        /// Address.
+        client: String,
+    },
+    /// Gives a client more for as long as its window lasts. Answers [`Done`].
+    AddQuota {
+        /// Address.
+        client: String,
+        /// A size as the policy writes it.
+        bytes: String,
+    },
     /// Reads the policy again. Answers [`Done`].
     Reload,
 }
@@ -128,7 +165,12 @@ impl Command {
     pub const fn changes(&self) -> bool {
         !matches!(
             self,
-            Self::Flows(_) | Self::Clients(_) | Self::Servers(_) | Self::Status
+            Self::Flows(_)
+                | Self::Clients(_)
+                | Self::Servers(_)
+                | Self::Status
+                | Self::Events(_)
+                | Self::Quota { .. }
         )
     }
 }

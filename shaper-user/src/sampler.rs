@@ -10,16 +10,18 @@ mod pinned;
 mod placed;
 mod rank;
 mod rows;
+pub mod rules;
 mod servers;
 mod targets;
 
 use crate::haproxy::View;
 use crate::kernel::Sample;
 use crate::model::{Direction, FlowBackpressure, HardLimitOnly};
-use crate::policy::Compiled;
+use crate::policy::{Compiled, Quota};
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use pinned::Pinned;
+use rules::Rules;
 use shaper_common::bucket::debt;
 use shaper_common::class::CLASS_EXEMPT;
 use shaper_common::flow::{CLIENT_LIMITED, Client, FLOW_PACED, FLOW_WINDOW, Flow, Traffic};
@@ -94,6 +96,8 @@ pub struct Sampler {
     stats: [u64; STATS_LEN],
     /// Counters of clients that left, so that totals never fall.
     gone: [Direction; 2],
+    /// What the clients of each rule passed since the daemon began.
+    rules: Rules,
     groups: groups::Groups,
 }
 
@@ -133,6 +137,7 @@ impl Sampler {
             client_index: HashMap::default(),
             stats: [0; STATS_LEN],
             gone: [Direction::default(); 2],
+            rules: Rules::default(),
             groups: groups::Groups::default(),
         }
     }
@@ -186,6 +191,7 @@ impl Sampler {
         self.groups.observe(sample.groups);
         let clients = std::mem::take(&mut self.clients);
         self.observe_clients(&clients, sample.clients, first);
+        self.rules.settle(&self.compiled);
         self.observe_flows(sample.flows, before, first);
         self.settle()
     }
@@ -250,6 +256,9 @@ impl Sampler {
                 rates[direction] = rate(passed, per_byte);
             }
             let class = class_of(&self.compiled, self.generation, &key, &kernel, memory);
+            if !first {
+                self.rules.count(class, last, &kernel);
+            }
             self.clients.push(ClientState {
                 key,
                 kernel,
@@ -355,6 +364,22 @@ impl Sampler {
             }
         }
         over
+    }
+
+    /// Each client of the last sample: its prefix in bits, its quota, and the bytes
+    /// that the kernel has counted, by direction.
+    pub fn counters(
+        &self,
+    ) -> impl Iterator<Item = (ClientKey, u32, Option<&Arc<Quota>>, [u64; 2])> {
+        self.clients.iter().map(|state| {
+            let class = self.compiled.classes.get(state.class as usize);
+            (
+                state.key,
+                self.client_bits(&state.key.addr),
+                class.and_then(|class| class.quota.as_ref()),
+                state.kernel.traffic.map(|traffic| traffic.bytes),
+            )
+        })
     }
 
     /// Sums over everything.

@@ -139,10 +139,16 @@ fn deb(to: &Path, version: &str) -> Result<PathBuf> {
 
 /// Files of the tarball, to be unpacked below /usr/local: where they come from,
 /// in the workspace or among the generated, and where they go.
-const TARBALL: [(&str, &str); 7] = [
+const TARBALL: [(&str, &str); 10] = [
     ("packaging/shaper.service", "lib/systemd/system/"),
     ("packaging/policy.toml", "share/doc/shaper/examples/"),
     ("packaging/agent.conf", "share/doc/shaper/examples/"),
+    ("packaging/metrics.conf", "share/doc/shaper/examples/"),
+    ("packaging/alerts.yml", "share/doc/shaper/examples/"),
+    (
+        "packaging/grafana-dashboard.json",
+        "share/doc/shaper/examples/",
+    ),
     ("CHANGELOG.md", "share/doc/shaper/"),
     ("README.md", "share/doc/shaper/"),
     ("LICENSE-MIT", "share/doc/shaper/"),

@@ -48,6 +48,12 @@ pub const CARGO_DEB: &str = "3.8.0";
 /// Likewise.
 pub const CARGO_DENY: &str = "0.20.2";
 
+/// What reads metrics, with promtool: without it the tests of that are not run.
+const MONITORING: [Need; 1] = [Need {
+    program: "prometheus",
+    package: "prometheus",
+}];
+
 /// What tests run beside that: to rate the unit's sandbox, and to see which system
 /// calls a daemon makes.
 const EXAMINERS: [Need; 2] = [
@@ -166,7 +172,9 @@ fn cargo_bin() -> PathBuf {
 /// Installs what tests examine the daemon with, where it is missing. They do
 /// without, and say so.
 pub fn examiners() -> Result<()> {
-    install(&EXAMINERS)
+    // Each by itself: that one cannot be had keeps the other from nobody.
+    let examiners = install(&EXAMINERS);
+    install(&MONITORING).and(examiners)
 }
 
 /// Installs what the benchmarks with traffic run, where it is missing.
@@ -264,7 +272,7 @@ fn apt_install(packages: &[&str]) -> Result<()> {
         bail!("install these as root: apt-get install {list}");
     }
     println!("setup: apt-get install {list}");
-    for service in ["haproxy", "nginx"] {
+    for service in ["haproxy", "nginx", "prometheus"] {
         if packages.contains(&service) {
             println!(
                 "setup: the {service} service is not started now; it is enabled for the next boot"

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `run` | `run` |
 //! | `show` | `flows`, `clients`, `servers`, `status`, `top` |
+//! | `events` | `events` |
 //! | `change` | `limit`, `block`, `unblock`, `reload` |
 //! | `act` | `kill`, `drain` |
 //! | `check` | `check` |
@@ -16,9 +17,11 @@ mod act;
 mod change;
 mod check;
 mod detach;
+mod events;
 mod generate;
 mod output;
 mod parse;
+mod quota;
 mod run;
 mod show;
 
@@ -67,12 +70,16 @@ enum Command {
     Servers(show::Args),
     /// Say what is attached where, and what was counted
     Status(show::StatusArgs),
+    /// Say what happened, and what happens
+    Events(events::Args),
     /// Limit a client at runtime, over the policy
     Limit(change::LimitArgs),
     /// Drop everything a client sends, and close its connections
     Block(change::BlockArgs),
     /// Take a runtime block away
     Unblock(change::UnblockArgs),
+    /// Say what a client has used of its quota, reset it or add to it
+    Quota(quota::Args),
     /// Have HAProxy close one connection
     Kill(act::KillArgs),
     /// Have HAProxy close a server's heaviest connections, one after the other
@@ -108,9 +115,11 @@ pub fn main() -> ExitCode {
         Command::Clients(args) => show::clients(socket, args),
         Command::Servers(args) => show::servers(socket, args),
         Command::Status(args) => show::status(socket, &args),
+        Command::Events(args) => events::events(socket, &args),
         Command::Limit(args) => change::limit(socket, args),
         Command::Block(args) => change::block(socket, args),
         Command::Unblock(args) => change::unblock(socket, args),
+        Command::Quota(args) => quota::quota(socket, args),
         Command::Kill(args) => act::kill(socket, args),
         Command::Drain(args) => act::drain(socket, args),
         Command::Check(args) => check::check(&args),

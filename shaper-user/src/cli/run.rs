@@ -32,6 +32,15 @@ pub(super) struct Args {
     /// Count and say what would be limited, whatever the policy says
     #[arg(long)]
     observe: bool,
+    /// Where what outlives a reboot is kept, such as the usage of quotas
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        env = "STATE_DIRECTORY",
+        hide_env = true,
+        default_value = "/var/lib/shaper"
+    )]
+    state: PathBuf,
     /// How log lines look
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
@@ -64,6 +73,7 @@ pub(super) fn run(socket: &Path, args: Args) -> Result<ExitCode> {
         interfaces: args.interface,
         observe: args.observe,
         socket: socket.to_owned(),
+        state: args.state,
     };
     // In this order: a mistake in the policy and a second daemon are found
     // before the kernel is touched.

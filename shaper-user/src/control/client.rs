@@ -1,7 +1,8 @@
 //! The client of the control socket, for the commands and the dashboard.
 
+use crate::events::Batch;
 use crate::model;
-use crate::protocol::{Command, Done, ErrorBody, ErrorCode, Query, Request, VERSION};
+use crate::protocol::{Command, Done, ErrorBody, ErrorCode, EventsQuery, Query, Request, VERSION};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind};
@@ -110,11 +111,6 @@ impl Client {
         &mut self,
         command: Command,
     ) -> Result<T, ClientError> {
-        #[derive(Deserialize)]
-        struct Line<T> {
-            result: Option<T>,
-            error: Option<ErrorBody>,
-        }
         let request = Request {
             v: VERSION,
             command,
@@ -132,23 +128,26 @@ impl Client {
             sent?;
             read?;
         }
-        if !answer.ends_with(b"\n") {
-            return Err(ClientError::Closed);
-        }
-        let answer: Line<T> = serde_json::from_slice(&answer)?;
-        match answer {
-            Line {
-                error: Some(error), ..
-            } if error.code == ErrorCode::Version => Err(ClientError::Version(error.message)),
-            Line {
-                error: Some(error), ..
-            } => Err(ClientError::Refused(error)),
-            Line {
-                result: Some(result),
-                ..
-            } => Ok(result),
-            Line { .. } => Err(ClientError::Closed),
-        }
+        result(&answer)
+    }
+
+    /// Waits for one more answer to the last request, as long as it takes.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<T, ClientError> {
+        let mut answer = Vec::new();
+        self.stream.read_until(b'\n', &mut answer).await?;
+        result(&answer)
+    }
+
+    /// The events that are remembered, or the first of those that are followed: the
+    /// others come by [`Client::next`].
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn events(&mut self, query: EventsQuery) -> Result<Batch, ClientError> {
+        self.request(Command::Events(query)).await
     }
 
     /// Rows of flows.
@@ -175,6 +174,14 @@ impl Client {
         self.request(Command::Servers(query)).await
     }
 
+    /// What a client has used of its quota.
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn quota(&mut self, client: String) -> Result<model::ClientQuota, ClientError> {
+        self.request(Command::Quota { client }).await
+    }
+
     /// The daemon's state.
     ///
     /// # Errors
@@ -189,6 +196,32 @@ impl Client {
     /// See [`Client::request`].
     pub async fn change(&mut self, command: Command) -> Result<Done, ClientError> {
         self.request(command).await
+    }
+}
+
+/// What a line of the daemon's says.
+fn result<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
+    #[derive(Deserialize)]
+    struct Line<T> {
+        result: Option<T>,
+        error: Option<ErrorBody>,
+    }
+    if !answer.ends_with(b"\n") {
+        return Err(ClientError::Closed);
+    }
+    let answer: Line<T> = serde_json::from_slice(answer)?;
+    match answer {
+        Line {
+            error: Some(error), ..
+        } if error.code == ErrorCode::Version => Err(ClientError::Version(error.message)),
+        Line {
+            error: Some(error), ..
+        } => Err(ClientError::Refused(error)),
+        Line {
+            result: Some(result),
+            ..
+        } => Ok(result),
+        Line { .. } => Err(ClientError::Closed),
     }
 }
 

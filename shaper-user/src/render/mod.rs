@@ -3,6 +3,8 @@
 //! Everything is written with colours; the stream that `shaper` writes to takes
 //! them away where nobody wants them.
 
+mod events;
+pub mod quota;
 mod rows;
 mod servers;
 mod status;
@@ -11,6 +13,8 @@ pub mod units;
 
 use std::borrow::Cow;
 
+pub use events::{event, missed};
+pub use quota::quota;
 pub use rows::{clients, flows};
 pub use servers::{servers, why_none};
 pub use status::status;

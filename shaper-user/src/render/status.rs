@@ -99,6 +99,9 @@ pub fn status(out: &mut dyn Write, status: &model::Status, width: Option<u16>) -
             line("", text)?;
         }
     }
+    if let Some(quotas) = &status.quotas {
+        line("quotas", super::quota::store(quotas, status.at))?;
+    }
     for drain in &status.drains {
         line("drain", self::drain(drain))?;
     }

@@ -82,12 +82,14 @@ impl Unit {
     pub fn writable(&self) -> Vec<(PathBuf, PathBuf)> {
         let runtime = self.words("RuntimeDirectory").into_iter();
         let runtime = runtime.map(|name| Path::new("/run").join(name));
-        let runtime = runtime.map(|path| (path.clone(), path));
+        let state = self.words("StateDirectory").into_iter();
+        let state = state.map(|name| Path::new("/var/lib").join(name));
+        let kept = runtime.chain(state).map(|path| (path.clone(), path));
         let bound = self.words("BindPaths").into_iter().map(|word| {
             let (from, to) = word.split_once(':').unwrap_or((word, word));
             (PathBuf::from(from), PathBuf::from(to))
         });
-        runtime.chain(bound).collect()
+        kept.chain(bound).collect()
     }
 
     /// The options of its own `/proc`, where it has one.

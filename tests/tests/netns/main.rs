@@ -23,6 +23,7 @@ mod rights;
 mod rude;
 mod runtime;
 mod shield;
+mod telling;
 mod tools;
 mod upgrade;
 mod versions;
@@ -70,6 +71,7 @@ fn main() {
         shield::TESTS,
         connections::TESTS,
         lifecycle::TESTS,
+        telling::TESTS,
         confined::TESTS,
         kill_points::TESTS,
         upgrade::TESTS,
