@@ -57,7 +57,13 @@ pub fn flows(out: &mut dyn Write, flows: &model::Flows, width: Option<u16>) -> i
             }
         })
         .collect();
-    write(out, &columns, &rows, width, &["AGE", "SERVER"])?;
+    write(
+        out,
+        &columns,
+        &rows,
+        width,
+        &["AGE", "SERVER", "TOTAL", "RULE", "DROPPED"],
+    )?;
     rest(out, rows.len(), flows.matched, "flows")?;
     if flows.flows.iter().any(is_stale) {
         writeln!(
@@ -146,7 +152,13 @@ pub fn clients(
             row
         })
         .collect();
-    write(out, &columns, &rows, width, &["SERVERS"])?;
+    write(
+        out,
+        &columns,
+        &rows,
+        width,
+        &["SERVERS", "TOTAL", "RULE", "HELD", "OF"],
+    )?;
     rest(out, rows.len(), clients.matched, "clients")
 }
 

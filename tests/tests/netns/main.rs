@@ -18,6 +18,7 @@ mod letting_go;
 mod lifecycle;
 mod limits;
 mod links;
+mod nginx;
 mod rights;
 mod rude;
 mod runtime;
@@ -57,6 +58,7 @@ fn main() {
         attach::TESTS,
         counting::TESTS,
         limits::TESTS,
+        nginx::TESTS,
         full::TESTS,
         groups::TESTS,
         backpressure::TESTS,
