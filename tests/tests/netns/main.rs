@@ -17,6 +17,7 @@ mod letting_go;
 mod lifecycle;
 mod limits;
 mod links;
+mod quotas;
 mod rights;
 mod rude;
 mod runtime;
@@ -63,6 +64,7 @@ fn main() {
     .flatten()
     .map(|(name, test)| Trial::test(*name, || twice(name, test)).with_ignored_flag(!root))
     .chain(join::trials(root))
+    .chain(quotas::trials(root))
     .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
