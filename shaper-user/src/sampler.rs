@@ -96,9 +96,9 @@ pub struct Sampler {
     stats: [u64; STATS_LEN],
     /// Counters of clients that left, so that totals never fall.
     gone: [Direction; 2],
-    groups: groups::Groups,
     /// What the clients of each rule passed since the daemon began.
     rules: Rules,
+    groups: groups::Groups,
 }
 
 /// Sums over everything, for `status`.
@@ -137,8 +137,8 @@ impl Sampler {
             client_index: HashMap::default(),
             stats: [0; STATS_LEN],
             gone: [Direction::default(); 2],
-            groups: groups::Groups::default(),
             rules: Rules::default(),
+            groups: groups::Groups::default(),
         }
     }
 

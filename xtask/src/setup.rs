@@ -31,6 +31,19 @@ const MONITORING: [Need; 1] = [Need {
     package: "prometheus",
 }];
 
+/// What tests run beside that: to rate the unit's sandbox, and to see which system
+/// calls a daemon makes.
+const EXAMINERS: [Need; 2] = [
+    Need {
+        program: "systemd-analyze",
+        package: "systemd",
+    },
+    Need {
+        program: "strace",
+        package: "strace",
+    },
+];
+
 /// What the benchmarks run beside that, to compare with.
 const INCUMBENTS: [Need; 2] = [
     Need {
@@ -77,7 +90,8 @@ pub fn run(args: &Args) -> Result<()> {
         return haproxy3::install();
     }
     runtime()?;
-    println!("setup: haproxy and iproute2 are there");
+    examiners()?;
+    println!("setup: haproxy, iproute2, systemd-analyze and strace are there");
     let tools = toolchain(None)?;
     println!(
         "setup: {} and {} are there",
@@ -88,11 +102,15 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Installs what the demo and the tests run, where it is missing.
 pub fn runtime() -> Result<()> {
-    install(&RUNTIME)?;
-    if let Err(error) = install(&MONITORING) {
-        println!("setup: NOT TO BE HAD, so some tests of metrics will say NOT RUN: {error:#}");
-    }
-    Ok(())
+    install(&RUNTIME)
+}
+
+/// Installs what tests examine the daemon with, where it is missing. They do
+/// without, and say so.
+pub fn examiners() -> Result<()> {
+    // Each by itself: that one cannot be had keeps the other from nobody.
+    let examiners = install(&EXAMINERS);
+    install(&MONITORING).and(examiners)
 }
 
 /// Installs what the benchmarks with traffic run, where it is missing.

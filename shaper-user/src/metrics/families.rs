@@ -47,6 +47,7 @@ pub fn families(snapshot: &Snapshot) -> Vec<Family> {
     kernel(&mut all, snapshot);
     interfaces(&mut all, &snapshot.status.interfaces);
     rules(&mut all, snapshot);
+    groups(&mut all, &snapshot.status.groups);
     haproxy(&mut all, &snapshot.status.haproxy);
     servers(&mut all, &snapshot.servers);
     clients(&mut all, snapshot);
@@ -411,6 +412,44 @@ fn rules(all: &mut All, snapshot: &Snapshot) {
         "shaper_rule_limit_bytes_per_second",
         "What each client under the rule may have",
         limits.collect::<Vec<_>>(),
+    );
+}
+
+fn groups(all: &mut All, groups: &[model::Group]) {
+    let each = |value: fn(&model::GroupDirection) -> Option<f64>| {
+        let values: Vec<_> = groups
+            .iter()
+            .take(MOST)
+            .flat_map(|group| {
+                let both = [value(&group.upload), value(&group.download)];
+                both.into_iter().zip(DIRECTIONS).filter_map(|(value, d)| {
+                    let rule = ("rule", group.rule.clone());
+                    Some((vec![rule, ("direction", d.to_owned())], value?))
+                })
+            })
+            .collect();
+        values
+    };
+    // Without a limit nothing is counted.
+    all.counter(
+        "shaper_group_bytes",
+        "Bytes that the clients of a rule passed through the limit that they share",
+        each(|d| d.limit_bps.map(|_| number(d.traffic.bytes))),
+    );
+    all.counter(
+        "shaper_group_dropped_bytes",
+        "Bytes that the limit which the clients of a rule share dropped",
+        each(|d| d.limit_bps.map(|_| number(d.traffic.dropped_bytes))),
+    );
+    all.gauge(
+        "shaper_group_active_clients",
+        "Clients of a rule that share its limit just now",
+        each(|d| d.limit_bps.map(|_| number(d.active_clients))),
+    );
+    all.gauge(
+        "shaper_group_limit_bytes_per_second",
+        "What all clients of a rule may have together",
+        each(|d| d.limit_bps.map(rate)),
     );
 }
 

@@ -28,6 +28,10 @@ fn example() -> Snapshot {
         limited["limited"] = json!(true);
         limited
     };
+    let mut group = direction(700);
+    group["limit_bps"] = json!(80_000_000);
+    group["burst_bytes"] = json!(1_000_000);
+    group["active_clients"] = json!(3);
     let time = at(0);
     let status = json!({
         "version": "0.1.0", "mode": "enforce", "policy": null, "since": time,
@@ -42,6 +46,12 @@ fn example() -> Snapshot {
             "connections": 1, "clients_full": true,
             "upload": direction(400), "download": direction(500)
         },
+        "groups": [{
+            "rule": "tenant", "upload": group, "download": {
+                "bytes": 0, "packets": 0, "rate_bps": 0, "dropped_bytes": 0, "dropped_packets": 0,
+                "limit_bps": null, "burst_bytes": null, "active_clients": 0
+            }
+        }],
         "haproxy": [{
             "path": "/run/haproxy/admin.sock", "kind": "stats", "version": "3.0", "level": "admin",
             "sessions": 7, "workers": 1, "age_ms": 1_200, "cost_ms": 2.5, "poll_ms": 5_000,
