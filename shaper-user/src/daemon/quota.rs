@@ -116,9 +116,9 @@ impl On {
             self.ledger.write_all_again();
         }
         let (meta, changes) = self.ledger.changes();
-        if writer.hand_over(meta, changes).is_err() {
-            // The disk is slow: with the next, and what has changed since.
-            self.ledger.write_all_again();
+        if let Err(changes) = writer.hand_over(meta, changes) {
+            // The disk is slow: with the next, as it is then.
+            self.ledger.give_back(&changes);
         }
         self.wait = WRITE_EVERY;
     }

@@ -287,7 +287,12 @@ impl Ledger {
         (self.meta.clone(), rows.collect())
     }
 
-    /// What was taken for the store has not reached it.
+    /// What was taken for the store was not taken there.
+    pub fn give_back(&mut self, changes: &Changes) {
+        self.changed.extend(changes.iter().map(|(net, _)| key(*net)));
+    }
+
+    /// The store has lost what it had taken.
     pub fn write_all_again(&mut self) {
         self.changed.extend(self.rows.keys());
     }

@@ -46,7 +46,7 @@ pub fn sampling() -> Result<()> {
         let began = Instant::now();
         sampler.observe(sample, Timestamp::now());
         sampler.flows(&query)?;
-        sampler.clients(&query, &[])?;
+        sampler.clients(&query, &[], &[])?;
         work.push(began.elapsed());
     }
     let cpu = (cpu_time()? - cpu) / u32::try_from(ROUNDS)?;

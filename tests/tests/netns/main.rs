@@ -18,7 +18,11 @@ mod letting_go;
 mod lifecycle;
 mod limits;
 mod links;
+<<<<<<< HEAD
 mod nginx;
+=======
+mod quotas;
+>>>>>>> w-quota
 mod rights;
 mod rude;
 mod runtime;
@@ -81,6 +85,7 @@ fn main() {
     .flatten()
     .map(|(name, test)| Trial::ignorable_test(*name, || twice(name, test)).with_ignored_flag(!root))
     .chain(join::trials(root))
+    .chain(quotas::trials(root))
     .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -98,6 +98,7 @@ pub(super) fn place(
     let mut rate = |key| rate_only(&mut section, key, mistakes);
     let client = by_direction(rate(upload), rate(download));
     let flow = by_direction(rate(flow_upload), rate(flow_download));
+    section.knows(&["quota"]);
     section.finish(mistakes);
     PlaceRule {
         name,
