@@ -18,11 +18,8 @@ mod letting_go;
 mod lifecycle;
 mod limits;
 mod links;
-<<<<<<< HEAD
 mod nginx;
-=======
 mod quotas;
->>>>>>> w-quota
 mod rights;
 mod rude;
 mod runtime;
