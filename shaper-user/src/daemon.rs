@@ -12,6 +12,7 @@ mod lab;
 mod logged;
 mod notify;
 mod presence;
+mod quota;
 
 pub use self::core::{Options, PolicyFile, overrides_beside};
 
@@ -325,7 +326,10 @@ fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>, mut join: Join)
             Ok(Message::Changed) => core.follow(),
             Ok(Message::Reload) => core.hangup(),
             Ok(Message::Stopping(signal)) => core.stopping(signal),
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return core.on_exit(),
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                core.keep_quotas();
+                return core.on_exit();
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
     }

@@ -10,6 +10,7 @@
 //! | [`cli`] | the command line |
 //! | [`control`] | the control socket: server and client |
 //! | [`addr`] | addresses between the kernel's form and `std::net` |
+//! | [`quota`] | byte quotas: what each client has used, and the store |
 //! | [`sampler`] | from two samples of the kernel to rates and rows |
 //! | [`daemon`] | `shaper run`: the loop, and what each command does |
 //! | [`caps`] | limits by place, cut into limits of single connections |
@@ -36,6 +37,7 @@ pub mod metrics;
 pub mod model;
 pub mod policy;
 pub mod protocol;
+pub mod quota;
 pub mod render;
 pub mod runtime;
 pub mod sampler;

@@ -80,6 +80,11 @@ pub enum Command {
     /// [`crate::events::Batch`]; while following, one a line until the connection
     /// ends.
     Events(EventsQuery),
+    /// [`crate::model::ClientQuota`].
+    Quota {
+        /// Address.
+        client: String,
+    },
     /// A limit at runtime. Answers [`Done`].
     Limit {
         /// Address or prefix.
@@ -138,6 +143,18 @@ pub enum Command {
         /// `backend/server`.
         server: String,
     },
+    /// Forgets what a client has used of its quota. Answers [`Done`].
+    ResetQuota {
+        /// Address.
+        client: String,
+    },
+    /// Gives a client more for as long as its window lasts. Answers [`Done`].
+    AddQuota {
+        /// Address.
+        client: String,
+        /// A size as the policy writes it.
+        bytes: String,
+    },
     /// Reads the policy again. Answers [`Done`].
     Reload,
 }
@@ -148,7 +165,12 @@ impl Command {
     pub const fn changes(&self) -> bool {
         !matches!(
             self,
-            Self::Flows(_) | Self::Clients(_) | Self::Servers(_) | Self::Status | Self::Events(_)
+            Self::Flows(_)
+                | Self::Clients(_)
+                | Self::Servers(_)
+                | Self::Status
+                | Self::Events(_)
+                | Self::Quota { .. }
         )
     }
 }

@@ -17,7 +17,7 @@ mod targets;
 use crate::haproxy::View;
 use crate::kernel::Sample;
 use crate::model::{Direction, FlowBackpressure, HardLimitOnly};
-use crate::policy::Compiled;
+use crate::policy::{Compiled, Quota};
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use pinned::Pinned;
@@ -364,6 +364,22 @@ impl Sampler {
             }
         }
         over
+    }
+
+    /// Each client of the last sample: its prefix in bits, its quota, and the bytes
+    /// that the kernel has counted, by direction.
+    pub fn counters(
+        &self,
+    ) -> impl Iterator<Item = (ClientKey, u32, Option<&Arc<Quota>>, [u64; 2])> {
+        self.clients.iter().map(|state| {
+            let class = self.compiled.classes.get(state.class as usize);
+            (
+                state.key,
+                self.client_bits(&state.key.addr),
+                class.and_then(|class| class.quota.as_ref()),
+                state.kernel.traffic.map(|traffic| traffic.bytes),
+            )
+        })
     }
 
     /// Whether a client is held in a direction now; `None`: it is not there.

@@ -28,7 +28,10 @@ pub enum ClientError {
     NotRunning(PathBuf),
     /// The socket is not for this user.
     #[error("no permission for {}: be root{}", path.display(),
-        group.as_ref().map_or_else(String::new, |group| format!(" or a member of the group `{group}`")))]
+        group.as_ref().map_or_else(
+            || " (type `sudo` in front)".to_owned(),
+            |group| format!(" or a member of the group `{group}` (`sudo adduser $USER {group}`)"),
+        ))]
     Permission {
         /// The socket.
         path: PathBuf,
@@ -36,19 +39,24 @@ pub enum ClientError {
         group: Option<String>,
     },
     /// The daemon is of another version.
-    #[error("{0}; restart the daemon after an upgrade")]
+    #[error("{0}; restart the daemon by `systemctl restart shaper`: limits hold meanwhile")]
     Version(String),
     /// The daemon said no.
     #[error("{}", .0.message)]
     Refused(ErrorBody),
     /// The daemon stopped while answering.
-    #[error("the daemon closed the connection; its log says why")]
+    #[error("the daemon closed the connection; `journalctl -u shaper -n 20` says why")]
     Closed,
     /// No answer in time.
-    #[error("the daemon has not answered for {ANSWER_TIME:?}")]
+    #[error(
+        "the daemon has not answered for {ANSWER_TIME:?}: see `journalctl -u shaper -n 20`, then \
+         `systemctl restart shaper`; limits hold meanwhile"
+    )]
     Timeout,
     /// An answer that is none of this protocol.
-    #[error("the daemon's answer cannot be read: {0}")]
+    #[error(
+        "the daemon's answer cannot be read: {0}; `systemctl restart shaper` runs this version"
+    )]
     Garbled(#[from] serde_json::Error),
     /// Anything else.
     #[error("control socket: {0}")]
@@ -166,6 +174,14 @@ impl Client {
         self.request(Command::Servers(query)).await
     }
 
+    /// What a client has used of its quota.
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn quota(&mut self, client: String) -> Result<model::ClientQuota, ClientError> {
+        self.request(Command::Quota { client }).await
+    }
+
     /// The daemon's state.
     ///
     /// # Errors
@@ -214,4 +230,34 @@ fn group_of(path: &Path) -> Option<String> {
     let gid = std::fs::metadata(path).ok()?.gid();
     let group = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid));
     group.ok().flatten().map(|group| group.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_that_a_command_can_mend_names_it() {
+        let path = || PathBuf::from(crate::cli::SOCKET);
+        let permission = |group: Option<&str>| ClientError::Permission {
+            path: path(),
+            group: group.map(str::to_owned),
+        };
+        let garbled = serde_json::from_str::<u8>("x").unwrap_err();
+        for (error, command) in [
+            (ClientError::NotRunning(path()), "`systemctl start shaper`"),
+            (permission(None), "`sudo`"),
+            (permission(Some("ops")), "`sudo adduser $USER ops`"),
+            (
+                ClientError::Version("version 2 is not spoken here".to_owned()),
+                "`systemctl restart shaper`",
+            ),
+            (ClientError::Closed, "`journalctl -u shaper -n 20`"),
+            (ClientError::Timeout, "`systemctl restart shaper`"),
+            (garbled.into(), "`systemctl restart shaper`"),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains(command), "{text}");
+        }
+    }
 }

@@ -98,6 +98,16 @@ mod tests {
                 last: Some(10),
                 filter: "event:limited".to_owned(),
             }),
+            Command::Quota {
+                client: "192.0.2.1".to_owned(),
+            },
+            Command::ResetQuota {
+                client: "192.0.2.1".to_owned(),
+            },
+            Command::AddQuota {
+                client: "192.0.2.1".to_owned(),
+                bytes: "5GB".to_owned(),
+            },
             Command::Block {
                 client: "192.0.2.1".to_owned(),
                 for_ms: Some(5),

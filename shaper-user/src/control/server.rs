@@ -105,6 +105,8 @@ pub enum Answer {
     Servers(model::Servers),
     /// To `status`.
     Status(Box<model::Status>),
+    /// To `quota`.
+    Quota(model::ClientQuota),
     /// To `events`.
     Events(Batch),
     /// To `events` that come: a [`Batch`] after the other.

@@ -203,12 +203,15 @@ pub(super) const fn action(command: &Command) -> &'static str {
         Command::Kill { .. } => "kill",
         Command::Drain { .. } => "drain",
         Command::StopDrain { .. } => "drain_stop",
+        Command::ResetQuota { .. } => "quota_reset",
+        Command::AddQuota { .. } => "quota_add",
         Command::Reload => "reload",
         Command::Flows(_)
         | Command::Clients(_)
         | Command::Servers(_)
         | Command::Status
-        | Command::Events(_) => "read",
+        | Command::Events(_)
+        | Command::Quota { .. } => "read",
     }
 }
 

@@ -11,6 +11,7 @@ use super::caps::Places;
 use super::events::{Clocks, EventLog};
 use super::notify;
 use super::presence::Presence;
+use super::quota::Quotas;
 use crate::control::server::{Answer, Peer};
 use crate::control::socket::set_group;
 use crate::events::bus::Bus;
@@ -25,6 +26,7 @@ use crate::policy::changes::{Change, changes};
 use crate::policy::client;
 use crate::policy::{Compiled, Expiry, Haproxy, Metrics, Mode, OnExit, Policy, Rate, RateLimit};
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode};
+use crate::quota::store::FILE;
 use crate::runtime::{self, Overrides};
 use crate::sampler::Sampler;
 use anyhow::{Context, Result};
@@ -59,6 +61,8 @@ pub struct Options {
     pub observe: bool,
     /// The control socket. What is set at runtime is kept beside it.
     pub socket: PathBuf,
+    /// The directory of what outlives a reboot.
+    pub state: PathBuf,
 }
 
 impl Options {
@@ -105,10 +109,13 @@ pub(super) struct Core<K> {
     options: Options,
     pub(super) policy: Policy,
     from_file: bool,
-    compiled: Arc<Compiled>,
-    overrides: Overrides,
+    pub(super) compiled: Arc<Compiled>,
+    pub(super) overrides: Overrides,
     pub(super) sampler: Sampler,
     pub(super) places: Places,
+    pub(super) quotas: Quotas,
+    /// The clients over their quota that the kernel holds.
+    pub(super) held_over: Vec<IpNet>,
     /// Where events go.
     pub(super) bus: Bus,
     events: EventLog,
@@ -125,9 +132,9 @@ pub(super) struct Core<K> {
     metrics: watch::Sender<Option<Metrics>>,
     /// Where the agent's weights go.
     feed: Feed,
-    /// Why the last sample, saving, expiry or limit by place failed; empty when
-    /// it did not.
-    trouble: [Option<String>; 4],
+    /// Why the last sample, saving, expiry, limit by place, write of usage or hold
+    /// of a quota failed; empty when it did not.
+    trouble: [Option<String>; 6],
 }
 
 /// Parts of a reloaded policy that have a line each in the log.
@@ -138,6 +145,8 @@ const SAMPLING: usize = 0;
 const SAVING: usize = 1;
 const EXPIRING: usize = 2;
 pub(super) const LIMITING: usize = 3;
+pub(super) const KEEPING: usize = 4;
+pub(super) const HOLDING: usize = 5;
 
 impl<K: Kernel> Core<K> {
     /// Puts the policy in force, with what was set at runtime before, and takes
@@ -155,7 +164,9 @@ impl<K: Kernel> Core<K> {
         }
         let mut overrides = loaded.overrides;
         overrides.expire(now);
-        let compiled = Arc::new(policy.compile(&overrides.list())?);
+        let mut quotas = Quotas::new(options.state.join(FILE), &policy, &kernel);
+        let held_over = quotas.catch_up(&policy, now)?;
+        let compiled = Arc::new(policy.compile_over(&overrides.list(), &held_over)?);
         kernel
             .apply(&compiled)
             .context("cannot put the policy in force")?;
@@ -170,6 +181,8 @@ impl<K: Kernel> Core<K> {
             overrides,
             sampler,
             places: Places::default(),
+            quotas,
+            held_over,
             bus: Bus::default(),
             events: EventLog::default(),
             presence: Presence::default(),
@@ -181,7 +194,7 @@ impl<K: Kernel> Core<K> {
             health: Health::default(),
             metrics: watch::Sender::new(None),
             feed,
-            trouble: [None, loaded.damaged, None, None],
+            trouble: [None, loaded.damaged, None, None, None, None],
         };
         core.feed.listen(core.policy.haproxy.agent);
         core.metrics.send_replace(core.policy.metrics);
@@ -282,6 +295,7 @@ impl<K: Kernel> Core<K> {
             self.kernel.forget(&over)
         };
         self.limit_places();
+        self.count_quotas(now);
         self.feed_agent();
         self.samples += 1;
         let took = start.elapsed();
@@ -388,14 +402,15 @@ impl<K: Kernel> Core<K> {
                     .map_err(bad_filter),
                 Command::Clients(query) => self
                     .sampler
-                    .clients(query, &self.overrides.list())
-                    .map(Answer::Clients)
+                    .clients(query, &self.overrides.list(), self.quotas.over())
+                    .map(|clients| Answer::Clients(self.with_quotas(clients)))
                     .map_err(bad_filter),
                 Command::Servers(query) => self
                     .sampler
                     .servers(query)
                     .map(|servers| Answer::Servers(self.with_limits(servers)))
                     .map_err(bad_filter),
+                Command::Quota { client } => self.quota(client, now).map(Answer::Quota),
                 _ => Ok(Answer::Status(Box::new(self.status()))),
             };
         }
@@ -405,9 +420,14 @@ impl<K: Kernel> Core<K> {
         self.expire(now);
         let before = self
             .subject(&command)
-            .map(|client| (client, self.held(client)));
+            .map(|client| (client, self.words_for(&command, client)));
         let result = match command {
             Command::Reload => self.audited_reload(By::Peer(peer), now),
+            Command::ResetQuota { ref client } => self.change_quota(client, None, now),
+            Command::AddQuota {
+                ref client,
+                ref bytes,
+            } => self.change_quota(client, Some(bytes), now),
             _ => self.change(&command, now),
         };
         match (&result, &before) {
@@ -417,7 +437,7 @@ impl<K: Kernel> Core<K> {
                 let about = About {
                     client: Some(&client::display(*client)),
                     before: Some(before),
-                    after: Some(&self.held(*client)),
+                    after: Some(&self.words_for(&command, *client)),
                     part: None,
                 };
                 let (action, by) = (audit::action(&command), By::Peer(peer));
@@ -434,13 +454,23 @@ impl<K: Kernel> Core<K> {
         result.map(|message| Answer::Done(Done { message }))
     }
 
+    /// What a command is to change, as it is.
+    fn words_for(&self, command: &Command, client: IpNet) -> String {
+        match command {
+            Command::ResetQuota { .. } | Command::AddQuota { .. } => self.quota_words(client),
+            _ => self.held(client),
+        }
+    }
+
     /// Whom a command sets something for.
     fn subject(&self, command: &Command) -> Option<IpNet> {
         match command {
             Command::Limit { client, .. }
             | Command::ClearLimit { client }
             | Command::Block { client, .. }
-            | Command::Unblock { client } => self.client(client).ok(),
+            | Command::Unblock { client }
+            | Command::ResetQuota { client }
+            | Command::AddQuota { client, .. } => self.client(client).ok(),
             _ => None,
         }
     }
@@ -526,6 +556,9 @@ impl<K: Kernel> Core<K> {
             | Command::Servers(_)
             | Command::Status
             | Command::Events(_)
+            | Command::Quota { .. }
+            | Command::ResetQuota { .. }
+            | Command::AddQuota { .. }
             | Command::Kill { .. }
             | Command::Drain { .. }
             | Command::Reload
@@ -537,7 +570,7 @@ impl<K: Kernel> Core<K> {
         Ok(self.saved(message))
     }
 
-    fn client(&self, text: &str) -> Result<IpNet, ErrorBody> {
+    pub(super) fn client(&self, text: &str) -> Result<IpNet, ErrorBody> {
         runtime::parse_client(text, self.policy.ipv4_prefix, self.policy.ipv6_prefix)
             .map_err(|error| ErrorBody::bad(error.to_string()))
     }
@@ -590,7 +623,8 @@ impl<K: Kernel> Core<K> {
 
     fn try_reload(&mut self) -> Result<String> {
         let (policy, from_file) = self.options.load()?;
-        let compiled = policy.compile(&self.overrides.list())?;
+        let over = self.quotas.over().to_vec();
+        let compiled = policy.compile_over(&self.overrides.list(), &over)?;
         let regroup = policy.control_group != self.policy.control_group;
         if regroup {
             set_group(&self.options.socket, policy.control_group.as_deref())?;
@@ -605,6 +639,9 @@ impl<K: Kernel> Core<K> {
             }
         };
         self.policy = policy;
+        self.held_over = over;
+        self.follow_quotas(Timestamp::now());
+        self.hold_over();
         // Those that the policy does not mean any more have not gone.
         self.presence.settle(&self.kernel.interfaces());
         self.feed.listen(self.policy.haproxy.agent);
@@ -632,7 +669,9 @@ impl<K: Kernel> Core<K> {
     }
 
     fn apply_overrides(&mut self, overrides: Overrides) -> Result<String> {
-        let compiled = self.policy.compile(&overrides.list())?;
+        let compiled = self
+            .policy
+            .compile_over(&overrides.list(), &self.held_over)?;
         let closed = self.apply(compiled)?;
         self.overrides = overrides;
         Ok(closed)
@@ -640,7 +679,7 @@ impl<K: Kernel> Core<K> {
 
     /// Puts a compiled policy in force, and closes the connections of whom it
     /// blocks newly; says so, for the end of a sentence.
-    fn apply(&mut self, compiled: Compiled) -> Result<String> {
+    pub(super) fn apply(&mut self, compiled: Compiled) -> Result<String> {
         self.kernel
             .apply(&compiled)
             .context("the kernel did not take it")?;
@@ -703,6 +742,8 @@ impl<K: Kernel> Core<K> {
         counters.insert("sample_us".to_owned(), self.sample_us);
         let mut warnings = self.kernel.warnings();
         warnings.extend(self.trouble.iter().flatten().cloned());
+        let quotas = self.quota_store();
+        warnings.extend(quotas.as_ref().and_then(|store| store.damaged.clone()));
         let haproxy = self.sampler.view().sockets_at(Instant::now());
         warnings.extend(haproxy.iter().filter_map(|socket| socket.error.clone()));
         let [upload, download] = totals.traffic;
@@ -720,6 +761,7 @@ impl<K: Kernel> Core<K> {
             overflow: self.kernel.overflow(),
             groups: self.sampler.groups(),
             haproxy,
+            quotas,
             // Known where they run, outside of this thread.
             drains: Vec::new(),
             flows: totals.flows,

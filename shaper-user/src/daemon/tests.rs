@@ -206,6 +206,7 @@ async fn a_policy_that_the_kernel_refuses_ends_the_start() {
         interfaces: Vec::new(),
         observe: true,
         socket: dir.path().join("shaper.sock"),
+        state: dir.path().join("state"),
     };
     let socket = Socket::bind(&options.socket).unwrap();
     let kernel = FakeKernel::default();

@@ -8,6 +8,7 @@ use crate::events::filter::EventFilter;
 use crate::filter::Filter;
 use crate::haproxy::kill::FlowName;
 use crate::policy::Rate;
+use crate::policy::units::Size;
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode, Request, Response, VERSION};
 use crate::runtime::parse_client;
 use std::io;
@@ -99,7 +100,15 @@ fn understood(command: &Command) {
         }
         Command::ClearLimit { client }
         | Command::Block { client, .. }
-        | Command::Unblock { client } => names_a_client(client),
+        | Command::Unblock { client }
+        | Command::Quota { client }
+        | Command::ResetQuota { client } => names_a_client(client),
+        Command::AddQuota { client, bytes } => {
+            names_a_client(client);
+            if let Ok(size) = bytes.parse::<Size>() {
+                assert_eq!(size.to_string().parse(), Ok(size));
+            }
+        }
         Command::Kill { flow, .. } => {
             if let Ok(flow) = flow.parse::<FlowName>() {
                 assert_eq!(flow.to_string().parse(), Ok(flow));

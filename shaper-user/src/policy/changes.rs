@@ -2,7 +2,9 @@
 
 use super::client::display;
 use super::units::Size;
-use super::{Compiled, Limits, NamedClass, PlaceRule, Policy, Rate, RateLimit, Rule, ServerLimit};
+use super::{
+    Compiled, Limits, NamedClass, PlaceRule, Policy, Quota, Rate, RateLimit, Rule, ServerLimit,
+};
 use crate::addr::prefix_to_kernel;
 use ipnet::IpNet;
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT};
@@ -66,6 +68,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         max_clients,
         ipv4_prefix,
         ipv6_prefix,
+        time_zone,
         default,
         rules,
         places,
@@ -93,6 +96,8 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         format!("IPv4 /{ipv4_prefix}, IPv6 /{ipv6_prefix}"),
         &prefixes,
     );
+    let zone = time_zone.iana_name().unwrap_or(NONE);
+    add("time_zone".to_owned(), zone.to_owned(), &zone);
     add("control.uids".to_owned(), list(control_uids), control_uids);
     let group = control_group.as_deref().unwrap_or(NONE);
     add("control.group".to_owned(), group.to_owned(), control_group);
@@ -191,6 +196,18 @@ fn limits(limits: &Limits) -> String {
     }
     if let Some(rate) = limits.connection_rate {
         what.push(format!("connection_rate {rate}"));
+    }
+    if let Some(quota) = &limits.quota {
+        let Quota {
+            bytes,
+            per,
+            counts,
+            then,
+        } = &**quota;
+        what.push(format!(
+            "quota {} per {per} of {counts}, then {then}",
+            Size(*bytes)
+        ));
     }
     together(what)
 }

@@ -3,6 +3,7 @@
 mod haproxy;
 mod metrics;
 mod place;
+mod quota;
 mod rules;
 mod server_limit;
 
@@ -13,6 +14,7 @@ use super::section::{At, Int, Section};
 use super::tables::{CLIENTS_MAX, FLOWS_MAX, TABLE_MIN};
 use super::units::Size;
 use super::{ConnectionRate, Haproxy, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
+use jiff::tz::TimeZone;
 use serde::de::DeserializeOwned;
 use shaper_common::names::{MAX_CLIENTS, MAX_FLOWS, MAX_INTERFACES};
 use std::collections::{BTreeMap, HashMap};
@@ -111,6 +113,7 @@ impl Policy {
             max_clients: MAX_CLIENTS,
             ipv4_prefix: DEFAULT_IPV4_PREFIX,
             ipv6_prefix: DEFAULT_IPV6_PREFIX,
+            time_zone: TimeZone::UTC,
             default: Limits::default(),
             rules: Vec::new(),
             places: Vec::new(),
@@ -143,15 +146,19 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
     let max_clients =
         size::<TABLE_MIN, CLIENTS_MAX>(&mut root, "max_clients", MAX_CLIENTS, mistakes);
     let prefixes = client(&mut root, mistakes);
+    let time_zone = quota::time_zone(&mut root, mistakes);
+    let mut named = Vec::new();
     let default = root
         .table("default", "[default]", "the table [default]", mistakes)
         .map(|mut section| {
-            let limits = limits(&mut section, mistakes);
+            let mut limits = limits(&mut section, mistakes);
+            limits.quota = quota::quota(&mut section, None, &mut named, mistakes);
             section.finish(mistakes);
             limits
         })
         .unwrap_or_default();
-    let (rules, places) = rules::rules(&mut root, prefixes, lines, mistakes);
+    let (rules, places) = rules::rules(&mut root, prefixes, lines, &mut named, mistakes);
+    quota::check(named, &rules, &places, mistakes);
     let server_limits = server_limit::server_limits(&mut root, lines, mistakes);
     let (control_uids, control_group) = control(&mut root, mistakes);
     let haproxy = haproxy::haproxy(&mut root, mistakes);
@@ -167,6 +174,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         max_clients,
         ipv4_prefix: prefixes.ipv4,
         ipv6_prefix: prefixes.ipv6,
+        time_zone,
         default,
         rules,
         places,
@@ -312,6 +320,7 @@ fn limits(section: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> Limits {
         connection_rate: section
             .get::<ConnectionRate>(rate, mistakes)
             .map(|(rate, _)| rate),
+        quota: None,
     }
 }
 

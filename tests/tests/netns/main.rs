@@ -18,6 +18,8 @@ mod letting_go;
 mod lifecycle;
 mod limits;
 mod links;
+mod nginx;
+mod quotas;
 mod rights;
 mod rude;
 mod runtime;
@@ -57,6 +59,7 @@ fn main() {
         attach::TESTS,
         counting::TESTS,
         limits::TESTS,
+        nginx::TESTS,
         full::TESTS,
         groups::TESTS,
         backpressure::TESTS,
@@ -79,6 +82,7 @@ fn main() {
     .flatten()
     .map(|(name, test)| Trial::ignorable_test(*name, || twice(name, test)).with_ignored_flag(!root))
     .chain(join::trials(root))
+    .chain(quotas::trials(root))
     .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

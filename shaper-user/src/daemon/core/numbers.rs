@@ -32,7 +32,7 @@ impl<K: Kernel> Core<K> {
             clients: Vec::new(),
         };
         // Overrides of clients that are not there have no numbers.
-        let clients = self.sampler.clients(&query(Some(top as usize)), &[]);
+        let clients = self.sampler.clients(&query(Some(top as usize)), &[], &[]);
         let clients = clients.unwrap_or(none);
         Snapshot {
             quotas: self.quotas(&clients.clients),
