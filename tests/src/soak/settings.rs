@@ -215,6 +215,7 @@ mod tests {
                 block_expires: None,
             }),
             servers: Vec::new(),
+            quota: None,
         }
     }
 

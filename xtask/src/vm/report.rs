@@ -301,6 +301,6 @@ mod tests {
             "vm-test: end",
         ]);
         assert_eq!(other.counts().to_string(), "1 passed, 2 failed, 0 skipped");
-        assert!(other.row("9.9").contains("refuses"));
+        assert!(other.row("9.9").contains("refused"));
     }
 }
