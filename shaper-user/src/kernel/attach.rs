@@ -5,19 +5,18 @@
 //! Filters of clsact, below kernel 6.6, stay by themselves.
 
 use super::netlink::{Link, clsact_in_use, has_clsact, remove_clsact};
-use super::sys::{detach_pinned_link, update_pinned_link};
+use super::sys::{detach_pinned_link, link_sock_ops, pin_link, update_pinned_link};
 use crate::steps::{self, Step};
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::xdp::XdpMode;
-use aya::programs::{
-    CgroupAttachMode, LinkOrder, ProgramError, SchedClassifier, SockOps, TcAttachType, Xdp, tc,
-};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, SockOps, TcAttachType, Xdp, tc};
 use shaper_common::names;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// Priority and handle of our filters on clsact: fixed, so that a restart
@@ -322,27 +321,23 @@ pub fn shield(
 pub fn sock_ops(ebpf: &mut Ebpf, pins: &Path, cgroup: &Path) -> Result<()> {
     let pin = pins.join(SOCK_OPS_PIN);
     let program: &mut SockOps = program(ebpf, names::SOCK_OPS)?;
-    {
-        use std::os::fd::AsFd;
-        match update_pinned_link(&pin, program.fd()?.as_fd()) {
-            Ok(()) => {
-                steps::done(Step::SockOps);
-                return Ok(());
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!("the old sock_ops link cannot be updated ({error}): attaching anew");
-                unpin(&pin)?;
-            }
+    let program = program.fd()?.as_fd();
+    match update_pinned_link(&pin, program) {
+        Ok(()) => {
+            steps::done(Step::SockOps);
+            return Ok(());
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!("the old sock_ops link cannot be updated ({error}): attaching anew");
+            unpin(&pin)?;
         }
     }
     let root = File::open(cgroup).with_context(|| format!("opening {}", cgroup.display()))?;
-    let id = program
-        .attach(root, CgroupAttachMode::Single)
+    let link = link_sock_ops(program, root.as_fd())
         .with_context(|| format!("attaching sock_ops to the cgroup {}", cgroup.display()))?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
     steps::done(Step::Linked);
-    link.pin(&pin).context("pinning the sock_ops link")?;
+    pin_link(link.as_fd(), &pin).context("pinning the sock_ops link")?;
     steps::done(Step::SockOps);
     Ok(())
 }

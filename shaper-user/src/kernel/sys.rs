@@ -12,10 +12,12 @@ use std::path::Path;
 /// Command numbers of bpf(2), `enum bpf_cmd` in `linux/bpf.h`.
 mod command {
     pub(super) const MAP_UPDATE_ELEM: libc::c_long = 2;
+    pub(super) const OBJ_PIN: libc::c_long = 6;
     pub(super) const OBJ_GET: libc::c_long = 7;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
     pub(super) const MAP_LOOKUP_BATCH: libc::c_long = 24;
     pub(super) const MAP_UPDATE_BATCH: libc::c_long = 26;
+    pub(super) const LINK_CREATE: libc::c_long = 28;
     pub(super) const LINK_UPDATE: libc::c_long = 29;
     pub(super) const LINK_DETACH: libc::c_long = 34;
 }
@@ -51,10 +53,19 @@ struct ElemAttr {
 
 #[repr(C)]
 #[derive(Default)]
-struct ObjGetAttr {
+struct ObjAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -246,11 +257,51 @@ pub fn wait_for_programs() {
     }
 }
 
+/// Links a program of sockets' events to a cgroup (`BPF_LINK_CREATE`, kernel
+/// 5.7).
+///
+/// aya asks the kernel's release whether there are such links, and can't read one
+/// without a patch level, such as `7.3-cloud-amd64`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn link_sock_ops(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// Of `enum bpf_attach_type`.
+    const BPF_CGROUP_SOCK_OPS: u32 = 3;
+    let mut attr = LinkCreateAttr {
+        prog_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
+        target_fd: u32::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?,
+        attach_type: BPF_CGROUP_SOCK_OPS,
+        ..LinkCreateAttr::default()
+    };
+    // SAFETY: descriptors and numbers only.
+    let fd = unsafe { bpf(command::LINK_CREATE, &mut attr) }?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just returned this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a link, which then lives on without its descriptor.
+///
+/// # Errors
+/// What the kernel says.
+pub fn pin_link(link: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = ObjAttr {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
+        ..ObjAttr::default()
+    };
+    // SAFETY: `path` lives on, and ends with a zero.
+    unsafe { bpf(command::OBJ_PIN, &mut attr) }?;
+    Ok(())
+}
+
 fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut attr = ObjGetAttr {
+    let mut attr = ObjAttr {
         pathname: path.as_ptr() as u64,
-        ..ObjGetAttr::default()
+        ..ObjAttr::default()
     };
     // SAFETY: `path` lives on, and ends with a zero.
     let fd = unsafe { bpf(command::OBJ_GET, &mut attr) }?;
