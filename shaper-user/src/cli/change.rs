@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    override_usage = "shaper limit <CLIENT> <--upload <RATE>|--download <RATE>|--clear>",
+    override_usage = "shaper limit <CLIENT> [--upload RATE] [--download RATE] [--for DURATION]\n       \
+                      shaper limit <CLIENT> --clear",
     group = ArgGroup::new("what").args(["upload", "download", "clear"]).required(true).multiple(true),
     after_help = "The limit holds over the policy's, and over a reload and a restart. A direction \
                   that is not named keeps its limit.\n\n\
