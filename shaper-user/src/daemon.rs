@@ -21,6 +21,7 @@ use crate::haproxy::actions::Actions;
 use crate::haproxy::agent::{self, Agent};
 use crate::haproxy::weights::ServerName;
 use crate::haproxy::{View, poll};
+use crate::history::{self, Keeper};
 use crate::kernel::Kernel;
 use crate::policy::{Haproxy, OnExit, Policy};
 use crate::protocol::{Command, ErrorBody, ErrorCode};
@@ -74,6 +75,7 @@ struct Handle {
     messages: Sender<Message>,
     actions: Arc<Actions>,
     agent: Agent,
+    history: Keeper,
 }
 
 impl Handle {
@@ -100,6 +102,10 @@ impl Handler for Handle {
         ) {
             return self.act(command, peer).await;
         }
+        if let Command::History(query) = command {
+            let history = self.history.query(query).await?;
+            return Ok(Answer::History(Box::new(history)));
+        }
         let message = |reply| Message::Command {
             command,
             peer,
@@ -109,6 +115,7 @@ impl Handler for Handle {
         if let Answer::Status(status) = &mut answer {
             status.drains = self.actions.drains();
             status.warnings.extend(self.agent.trouble());
+            status.warnings.extend(self.history.warnings());
             let (all, unknown) = self.agent.checks();
             status.counters.insert("agent_checks".to_owned(), all);
             status
@@ -141,6 +148,7 @@ pub async fn run<K: Kernel + 'static>(
     let news = unsafe { AsyncFd::register_with_interest(changes, Interest::READABLE) }
         .context("waiting for events of the kernel")?;
     let (feed, agent) = agent::agent();
+    let (recorder, history) = history::start().context("cannot start a thread")?;
     let (started, start) = oneshot::channel();
     let (ended, mut end) = oneshot::channel();
     let (messages, inbox) = mpsc::channel();
@@ -154,7 +162,8 @@ pub async fn run<K: Kernel + 'static>(
         .spawn(move || {
             let core = Core::start(kernel, policy, options, feed, Timestamp::now());
             match core {
-                Ok(core) => {
+                Ok(mut core) => {
+                    core.record(recorder);
                     let _ = started.send(Ok(()));
                     let _ = ended.send(turn(core, &inbox, join));
                 }
@@ -175,6 +184,7 @@ pub async fn run<K: Kernel + 'static>(
         messages: messages.clone(),
         actions: Arc::default(),
         agent,
+        history,
     });
     let server = tokio::spawn(serve(
         listener,
@@ -273,7 +283,10 @@ fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>, mut join: Join)
             }
             Ok(Message::Changed) => core.kernel.follow(),
             Ok(Message::Reload) => core.hangup(),
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return core.on_exit(),
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                core.finish();
+                return core.on_exit();
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
     }

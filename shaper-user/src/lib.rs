@@ -13,6 +13,7 @@
 //! | [`sampler`] | from two samples of the kernel to rates and rows |
 //! | [`daemon`] | `shaper run`: the loop, and what each command does |
 //! | [`caps`] | limits by place, cut into limits of single connections |
+//! | [`history`] | the last hours by the minute, in a bounded store |
 //! | [`haproxy`] | HAProxy's side of a flow: where it is pinned |
 //! | [`render`] | answers for people: tables, units, colour |
 //! | [`filter`] | which rows a query is about |
@@ -28,6 +29,7 @@ pub mod filter;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
 pub mod haproxy;
+pub mod history;
 pub mod kernel;
 pub mod model;
 pub mod policy;

@@ -5,6 +5,7 @@
 //! for what a query returns (see `rows.rs`). Flows are looked for in HAProxy's
 //! answers when those come, not every second (see `pinned.rs`).
 
+mod counters;
 mod groups;
 mod pinned;
 mod placed;
@@ -12,6 +13,8 @@ mod rank;
 mod rows;
 mod servers;
 mod targets;
+
+pub use counters::{Left, Names};
 
 use crate::haproxy::View;
 use crate::kernel::Sample;
@@ -95,6 +98,7 @@ pub struct Sampler {
     /// Counters of clients that left, so that totals never fall.
     gone: [Direction; 2],
     groups: groups::Groups,
+    left: Left,
 }
 
 /// Sums over everything, for `status`.
@@ -134,6 +138,7 @@ impl Sampler {
             stats: [0; STATS_LEN],
             gone: [Direction::default(); 2],
             groups: groups::Groups::default(),
+            left: Left::default(),
         }
     }
 
@@ -184,6 +189,7 @@ impl Sampler {
         self.now = sample.now;
         self.stats = sample.stats;
         self.groups.observe(sample.groups);
+        self.left.clear();
         let clients = std::mem::take(&mut self.clients);
         self.observe_clients(&clients, sample.clients, first);
         self.observe_flows(sample.flows, before, first);
@@ -235,6 +241,7 @@ impl Sampler {
                 memory.last_flow = self.now;
             }
             let mut rates = [0; 2];
+            let mut replaced = [None; 2];
             for direction in DIRECTIONS {
                 let traffic = &kernel.traffic[direction];
                 let passed = match last.map(|last| &last.traffic[direction]) {
@@ -242,12 +249,16 @@ impl Sampler {
                     // Its entry was replaced and counts from zero.
                     Some(last) => {
                         add(&mut self.gone[direction], last);
+                        replaced[direction] = Some(*last);
                         traffic.bytes
                     }
                     None if first => 0,
                     None => traffic.bytes,
                 };
                 rates[direction] = rate(passed, per_byte);
+            }
+            if replaced.iter().any(Option::is_some) {
+                self.left.clients.push((key, replaced));
             }
             let class = class_of(&self.compiled, self.generation, &key, &kernel, memory);
             self.clients.push(ClientState {
@@ -263,6 +274,7 @@ impl Sampler {
         }
         if self.client_index.len() > self.clients.len() {
             let (current, gone) = (&self.clients, &mut self.gone);
+            let left = &mut self.left.clients;
             self.client_index.retain(|key, memory| {
                 let index = memory.index as usize;
                 if current.get(index).is_some_and(|state| state.key == *key) {
@@ -272,6 +284,7 @@ impl Sampler {
                     for direction in DIRECTIONS {
                         add(&mut gone[direction], &last.kernel.traffic[direction]);
                     }
+                    left.push((*key, last.kernel.traffic.map(Some)));
                 }
                 false
             });
@@ -291,9 +304,16 @@ impl Sampler {
                 .flow_index
                 .insert(*key, index)
                 .and_then(|index| Some((index, previous.get(index as usize)?)))
-                // The same ports again are another connection.
-                .filter(|(_, (old, last))| old == key && last.created == flow.created)
+                .filter(|(_, (old, _))| old == key)
                 .map(|(index, (_, last))| (index, last));
+            // The same ports again are another connection.
+            if let Some((index, last)) = last.filter(|(_, last)| last.created != flow.created) {
+                let place = joins
+                    .as_ref()
+                    .and_then(|joins| joins.before(index as usize));
+                self.left.flows.push((*key, *last, place));
+            }
+            let last = last.filter(|(_, last)| last.created == flow.created);
             let mut rates = [0; 2];
             for direction in DIRECTIONS {
                 let bytes = flow.traffic[direction].bytes;
@@ -323,11 +343,19 @@ impl Sampler {
             }
         }
         if self.flow_index.len() > self.flows.len() {
-            let current = &self.flows;
+            let (current, left) = (&self.flows, &mut self.left.flows);
             self.flow_index.retain(|key, index| {
-                current
-                    .get(*index as usize)
-                    .is_some_and(|(current, _)| current == key)
+                let index = *index as usize;
+                if current.get(index).is_some_and(|(now, _)| now == key) {
+                    return true;
+                }
+                if let Some((old, last)) = previous.get(index).filter(|(old, _)| old == key) {
+                    let place = joins
+                        .as_ref()
+                        .and_then(|joins| joins.before(index as usize));
+                    left.push((*old, *last, place));
+                }
+                false
             });
         }
     }

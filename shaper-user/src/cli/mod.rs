@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `run` | `run` |
 //! | `show` | `flows`, `clients`, `servers`, `status`, `top` |
+//! | `history` | `history` |
 //! | `change` | `limit`, `block`, `unblock`, `reload` |
 //! | `act` | `kill`, `drain` |
 //! | `check` | `check` |
@@ -15,6 +16,7 @@ mod act;
 mod change;
 mod check;
 mod detach;
+mod history;
 mod output;
 mod parse;
 mod run;
@@ -62,6 +64,8 @@ enum Command {
     /// List HAProxy's servers with their traffic
     #[command(after_help = show::SERVERS_HELP)]
     Servers(show::Args),
+    /// Say what happened in the last hours, by the minute
+    History(history::Args),
     /// Say what is attached where, and what was counted
     Status(show::StatusArgs),
     /// Limit a client at runtime, over the policy
@@ -95,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => show::flows(socket, args),
         Command::Clients(args) => show::clients(socket, args),
         Command::Servers(args) => show::servers(socket, args),
+        Command::History(args) => history::history(socket, args),
         Command::Status(args) => show::status(socket, &args),
         Command::Limit(args) => change::limit(socket, args),
         Command::Block(args) => change::block(socket, args),

@@ -1,7 +1,7 @@
 //! The client of the control socket, for the commands and the dashboard.
 
 use crate::model;
-use crate::protocol::{Command, Done, ErrorBody, ErrorCode, Query, Request, VERSION};
+use crate::protocol::{Command, Done, ErrorBody, ErrorCode, HistoryQuery, Query, Request, VERSION};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind};
@@ -165,6 +165,14 @@ impl Client {
     /// See [`Client::request`].
     pub async fn servers(&mut self, query: Query) -> Result<model::Servers, ClientError> {
         self.request(Command::Servers(query)).await
+    }
+
+    /// The last hours.
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn history(&mut self, query: HistoryQuery) -> Result<model::History, ClientError> {
+        self.request(Command::History(query)).await
     }
 
     /// The daemon's state.

@@ -131,7 +131,11 @@ pub(super) const fn action(command: &Command) -> &'static str {
         Command::Drain { .. } => "drain",
         Command::StopDrain { .. } => "drain_stop",
         Command::Reload => "reload",
-        Command::Flows(_) | Command::Clients(_) | Command::Servers(_) | Command::Status => "read",
+        Command::Flows(_)
+        | Command::Clients(_)
+        | Command::Servers(_)
+        | Command::History(_)
+        | Command::Status => "read",
     }
 }
 

@@ -14,6 +14,7 @@ use crate::control::socket::set_group;
 use crate::filter::FilterError;
 use crate::haproxy::View;
 use crate::haproxy::agent::Feed;
+use crate::history::Recorder;
 use crate::kernel::Kernel;
 use crate::model;
 use crate::policy::changes::changes;
@@ -112,6 +113,8 @@ pub(super) struct Core<K> {
     sample_us: u64,
     /// Where the agent's weights go.
     feed: Feed,
+    /// Where each sample goes for the history.
+    recorder: Recorder,
     /// Why the last sample, saving, expiry or limit by place failed; empty when
     /// it did not.
     trouble: [Option<String>; 4],
@@ -164,6 +167,7 @@ impl<K: Kernel> Core<K> {
             sample_failures: 0,
             sample_us: 0,
             feed,
+            recorder: Recorder::default(),
             trouble: [None, loaded.damaged, None, None],
         };
         core.feed.listen(core.policy.haproxy.agent);
@@ -187,6 +191,16 @@ impl<K: Kernel> Core<K> {
         self.sampler.set_view(view);
     }
 
+    /// Keeps a history from now on.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = recorder;
+    }
+
+    /// The end: what there is of the history's open minute is written.
+    pub fn finish(&mut self) {
+        self.recorder.finish(&self.sampler);
+    }
+
     /// The work of every second.
     pub fn tick(&mut self, now: Timestamp) {
         self.expire(now);
@@ -202,6 +216,8 @@ impl<K: Kernel> Core<K> {
         };
         let (events, ktime) = (std::mem::take(&mut sample.events), sample.now);
         let over = self.sampler.observe(sample, now);
+        self.recorder
+            .observe(&self.policy.history, &self.sampler, now);
         self.events
             .log(&events, &over, ktime, &self.compiled, &self.policy);
         let forgotten = if over.is_empty() {
@@ -433,6 +449,7 @@ impl<K: Kernel> Core<K> {
             Command::Flows(_)
             | Command::Clients(_)
             | Command::Servers(_)
+            | Command::History(_)
             | Command::Status
             | Command::Kill { .. }
             | Command::Drain { .. }

@@ -109,6 +109,7 @@ async fn flows_are_joined_with_haproxy_and_a_reload_changes_its_sockets() {
     let core = Core::start(kernel, loaded, options, feed, Timestamp::now()).unwrap();
     let thread = std::thread::spawn(move || turn(core, &inbox, join));
     let handle = Handle {
+        history: crate::history::start().unwrap().1,
         messages,
         actions: Arc::default(),
         agent,

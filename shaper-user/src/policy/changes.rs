@@ -2,7 +2,9 @@
 
 use super::client::display;
 use super::units::Size;
-use super::{Compiled, Limits, NamedClass, PlaceRule, Policy, Rate, RateLimit, Rule, ServerLimit};
+use super::{
+    Compiled, History, Limits, NamedClass, PlaceRule, Policy, Rate, RateLimit, Rule, ServerLimit,
+};
 use crate::addr::prefix_to_kernel;
 use ipnet::IpNet;
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT};
@@ -73,6 +75,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         control_uids,
         control_group,
         haproxy,
+        history,
         ..
     } = policy;
     add("interfaces".to_owned(), list(interfaces), interfaces);
@@ -97,6 +100,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
     add("control.group".to_owned(), group.to_owned(), control_group);
     let actions = list(&haproxy.actions);
     add("haproxy.actions".to_owned(), actions, &haproxy.actions);
+    add("history".to_owned(), of_history(history), history);
     add("default".to_owned(), limits(default), default);
     for rule in rules {
         // With what it takes from `[default]`: that is what holds.
@@ -113,6 +117,16 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         add(what, of_server(limit), limit);
     }
     parts
+}
+
+fn of_history(history: &History) -> String {
+    if !history.enabled {
+        return NONE.to_owned();
+    }
+    let (max, flow) = (Size(history.max_size), Size(history.flow_min));
+    let path = history.path.as_ref();
+    let path = path.map_or_else(String::new, |path| format!(" in {}", path.display()));
+    format!("{} hours, {max}, flows from {flow}{path}", history.hours)
 }
 
 fn of_rule(rule: &Rule, holds: &Limits) -> String {

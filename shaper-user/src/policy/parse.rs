@@ -1,6 +1,7 @@
 //! The policy file to a [`Policy`], with all its mistakes at once.
 
 mod haproxy;
+mod history;
 mod place;
 mod rules;
 mod server_limit;
@@ -11,7 +12,7 @@ use super::mistake::{Lines, LoadError, Mistakes, PolicyErrors};
 use super::section::{At, Int, Section};
 use super::tables::{CLIENTS_MAX, FLOWS_MAX, TABLE_MIN};
 use super::units::Size;
-use super::{ConnectionRate, Haproxy, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
+use super::{ConnectionRate, Haproxy, History, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
 use serde::de::DeserializeOwned;
 use shaper_common::names::{MAX_CLIENTS, MAX_FLOWS, MAX_INTERFACES};
 use std::collections::{BTreeMap, HashMap};
@@ -117,6 +118,7 @@ impl Policy {
             control_uids: Vec::new(),
             control_group: None,
             haproxy: Haproxy::default(),
+            history: History::default(),
         }
     }
 
@@ -153,6 +155,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
     let server_limits = server_limit::server_limits(&mut root, lines, mistakes);
     let (control_uids, control_group) = control(&mut root, mistakes);
     let haproxy = haproxy::haproxy(&mut root, mistakes);
+    let history = history::history(&mut root, mistakes);
     root.finish(mistakes);
     Policy {
         interfaces,
@@ -171,6 +174,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         control_uids,
         control_group,
         haproxy,
+        history,
     }
 }
 

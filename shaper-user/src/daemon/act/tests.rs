@@ -69,6 +69,7 @@ fn lab() -> Lab {
     };
     std::thread::spawn(move || turn(core, &inbox, join));
     let handle = Handle {
+        history: crate::history::start().unwrap().1,
         messages,
         actions: Arc::default(),
         agent,
