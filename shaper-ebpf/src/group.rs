@@ -38,11 +38,13 @@ pub fn of<const DIR: usize>(class: &Class) -> Option<*mut Group> {
 /// The client as a member; made where it is missing, and `None` only if that fails.
 #[inline(never)]
 pub fn member(key: &ClientKey) -> Option<*mut Member> {
-    if let Some(member) = MEMBERS.get_ptr_mut(key) {
+    // On the stack: 6.1 takes no key out of what a global function was given.
+    let key = *key;
+    if let Some(member) = MEMBERS.get_ptr_mut(&key) {
         return Some(member);
     }
-    let _ = MEMBERS.insert(key, &EMPTY_MEMBER, BPF_NOEXIST.into());
-    MEMBERS.get_ptr_mut(key)
+    let _ = MEMBERS.insert(&key, &EMPTY_MEMBER, BPF_NOEXIST.into());
+    MEMBERS.get_ptr_mut(&key)
 }
 
 /// The group's bucket in a direction.

@@ -25,11 +25,30 @@ const RUNTIME: [Need; 2] = [
     },
 ];
 
+/// What tests run beside that: to rate the unit's sandbox, and to see which system
+/// calls a daemon makes.
+const EXAMINERS: [Need; 2] = [
+    Need {
+        program: "systemd-analyze",
+        package: "systemd",
+    },
+    Need {
+        program: "strace",
+        package: "strace",
+    },
+];
+
 /// What the benchmarks run beside that, to compare with.
-const INCUMBENTS: [Need; 1] = [Need {
-    program: "nft",
-    package: "nftables",
-}];
+const INCUMBENTS: [Need; 2] = [
+    Need {
+        program: "nft",
+        package: "nftables",
+    },
+    Need {
+        program: "iptables",
+        package: "iptables",
+    },
+];
 
 /// What boots other kernels, and what is packed for them.
 const MACHINES: [Need; 4] = [
@@ -65,7 +84,8 @@ pub fn run(args: &Args) -> Result<()> {
         return haproxy3::install();
     }
     runtime()?;
-    println!("setup: haproxy and iproute2 are there");
+    examiners()?;
+    println!("setup: haproxy, iproute2, systemd-analyze and strace are there");
     let tools = toolchain(None)?;
     println!(
         "setup: {} and {} are there",
@@ -77,6 +97,12 @@ pub fn run(args: &Args) -> Result<()> {
 /// Installs what the demo and the tests run, where it is missing.
 pub fn runtime() -> Result<()> {
     install(&RUNTIME)
+}
+
+/// Installs what tests examine the daemon with, where it is missing. They do
+/// without, and say so.
+pub fn examiners() -> Result<()> {
+    install(&EXAMINERS)
 }
 
 /// Installs what the benchmarks with traffic run, where it is missing.

@@ -34,9 +34,15 @@ impl EbpfKernel {
         // in the list yet.
         let open: HashSet<FlowKey> = sockets.iter().map(|socket| socket.key).collect();
         let old = ktime().saturating_sub(YOUNG);
+        self.unsure.clear();
         for (key, flow) in &flows {
-            if !open.contains(key) && flow.created < old {
+            if open.contains(key) {
+                continue;
+            }
+            if flow.created < old {
                 self.control(op::CLOSE, *key, 0)?;
+            } else {
+                self.unsure.insert(*key, flow.created);
             }
         }
         let mut adopted = HashSet::new();
@@ -78,12 +84,23 @@ impl EbpfKernel {
         let adopted = |flow: &Flow| flow.flags & FLOW_ADOPTED != 0;
         let lacking =
             |key: &FlowKey, flow: &Flow| key.protocol == TCP && flow.flags & FLOW_WINDOW == 0;
+        // Those that a start was not sure of are old enough by now.
+        let unsure = std::mem::take(&mut self.unsure);
+        let (unsure, young): (HashMap<_, _>, _) = unsure
+            .into_iter()
+            .partition(|(_, created)| created.saturating_add(YOUNG) < now);
+        self.unsure = young;
         let doubtful = |key: &FlowKey, flow: &Flow| {
             lacking(key, flow)
+                || unsure.contains_key(key)
                 || key.protocol == TCP
                     && (adopted(flow) || flow.last_seen.saturating_add(SILENT) < now)
         };
-        self.next_reap = began + SILENT_EVERY;
+        self.next_reap = if self.unsure.is_empty() {
+            began + SILENT_EVERY
+        } else {
+            began
+        };
         if !flows.iter().any(|(key, flow)| doubtful(key, flow)) {
             return Ok(());
         }

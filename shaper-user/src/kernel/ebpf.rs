@@ -23,7 +23,7 @@ use shaper_common::control::{Control, DONE, op};
 use shaper_common::key::{ClientKey, FlowKey, UDP};
 use shaper_common::names;
 use shaper_common::stats::Stat;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,9 @@ pub struct EbpfKernel {
     pub(super) applied: Option<Compiled>,
     pub(super) interfaces: Interfaces,
     pub(super) next_reap: Instant,
+    /// Flows that the start found no socket for, and when they were created: too
+    /// young then to be sure.
+    pub(super) unsure: HashMap<FlowKey, u64>,
     /// To tables that fit, until the first policy is in force.
     migration: Option<Migration>,
     /// Whether the socket program is attached.
@@ -145,6 +148,7 @@ pub fn open(mut options: Options) -> Result<EbpfKernel> {
         applied: None,
         interfaces,
         next_reap: Instant::now(),
+        unsure: HashMap::new(),
         migration,
         hooked: false,
         interrupted,

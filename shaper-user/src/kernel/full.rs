@@ -101,11 +101,7 @@ impl EbpfKernel {
             return Ok(());
         }
         self.full.seen = Some(turned_away);
-        let known: HashSet<&FlowKey> = sample.flows.iter().map(|(key, _)| key).collect();
-        let mut lacking = sockets::open(self.watches(), Ask::Addresses)?
-            .iter()
-            .filter(|socket| !known.contains(&socket.key))
-            .count();
+        let mut lacking = self.without_flow()?;
         let (tables, entries) = (&self.options.tables, &self.maps.entries);
         let mut room = 0;
         if entries.flows < tables.flows as usize {
@@ -124,6 +120,22 @@ impl EbpfKernel {
         let pause = Duration::from_millis(900).max(20 * began.elapsed());
         self.full.next = Some(Instant::now() + pause);
         Ok(())
+    }
+
+    /// How many connections have no flow. Others come and go meanwhile: it is one
+    /// that was open before the flows were read, and is open still.
+    fn without_flow(&self) -> Result<usize> {
+        let sockets = || sockets::open(self.watches(), Ask::Addresses);
+        let mut lacking: HashSet<FlowKey> = sockets()?.iter().map(|socket| socket.key).collect();
+        for (key, _) in self.maps.tcp_flows()? {
+            lacking.remove(&key);
+        }
+        if lacking.is_empty() {
+            return Ok(0);
+        }
+        let open = sockets()?;
+        let open = open.iter().filter(|socket| lacking.contains(&socket.key));
+        Ok(open.count())
     }
 }
 

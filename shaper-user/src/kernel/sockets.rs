@@ -8,7 +8,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::nlas::Nla;
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags, Timer};
 use netlink_packet_sock_diag::message::SockDiagDestroy;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use shaper_common::key::{FlowKey, TCP};
@@ -27,7 +27,8 @@ pub struct OpenSocket {
 }
 
 /// States in which data may still come or go: all but LISTEN, SYN_SENT,
-/// SYN_RECV, TIME_WAIT and CLOSE, which no flow is in.
+/// SYN_RECV, TIME_WAIT and CLOSE, which no flow is in. Of FIN_WAIT2 there are two
+/// kinds: see [`dump`].
 fn tracked_states() -> StateFlags {
     StateFlags::ESTABLISHED
         | StateFlags::FIN_WAIT1
@@ -92,6 +93,11 @@ fn dump(family: u8, states: StateFlags, ask: Ask) -> Result<Vec<(SocketId, u8, O
                     _ => None,
                 });
                 let header = &response.header;
+                // The program has closed it and the socket is gone: what stands for
+                // it until the other side's FIN comes is no connection any more.
+                if header.timer == Some(Timer::TimeWait) {
+                    return;
+                }
                 found.push((header.socket_id.clone(), header.family, scale));
             }
         },

@@ -185,14 +185,13 @@ mod tests {
             now + SignedDuration::from_secs(seconds)
         });
         let client = parse_client(&command[1], 32, 64).unwrap();
-        match (command[0].as_str(), command.get(2).map(String::as_str)) {
-            ("limit", Some("--clear")) => drop(overrides.clear_limit(client)),
-            ("limit", _) => {
-                drop(overrides.set_limit(client, rate("--upload"), rate("--download"), expires));
-            }
-            ("block", _) => drop(overrides.set_block(client, expires)),
-            _ => drop(overrides.unblock(client)),
-        }
+        let clears = command.get(2).is_some_and(|word| word == "--clear");
+        match command[0].as_str() {
+            "limit" if clears => overrides.clear_limit(client),
+            "limit" => overrides.set_limit(client, rate("--upload"), rate("--download"), expires),
+            "block" => overrides.set_block(client, expires),
+            _ => overrides.unblock(client),
+        };
     }
 
     /// A row of `clients`, as far as it is compared.

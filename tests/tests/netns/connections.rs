@@ -3,8 +3,11 @@
 use crate::Test;
 use crate::tools::{Bulk, SECOND, Servers, ensure_held, open};
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use shaper_tests::lab::{Lab, LabSpec, PORT, client_v4, client_v6};
 use shaper_tests::shaper::Shaper;
+use shaper_tests::traffic::tcp;
+use std::fs;
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("max_connections_holds", max_connections),
     ("connection_rate_holds", connection_rate),
     ("open_connections_are_adopted", adoption),
+    ("a_socket_that_waits_for_a_fin_is_no_connection", half_gone),
     ("closed_flows_leave_and_clients_stay", lifetime),
 ];
 
@@ -36,6 +40,35 @@ fn max_connections() -> Result<()> {
     streams.pop();
     // The FIN has to cross the path; a SYN that came before is sent again.
     open(&lab, client_v4(0), PORT, 3 * SECOND)?;
+    Ok(())
+}
+
+/// The server has closed, the client does not: for a minute the kernel shows what
+/// stands for the socket among those that are open. A daemon that starts meanwhile
+/// takes it for no connection, and for none that found no room.
+fn half_gone() -> Result<()> {
+    let lab = Lab::new(LabSpec::direct(false))?;
+    let listener = tcp::listen(&lab.proxy, PORT, "cubic")?;
+    let mut shaper = Shaper::start(&lab, "", &[])?;
+    let _stream = open(&lab, client_v4(0), PORT, 2 * SECOND)?;
+    let none = |shaper: &Shaper| Ok(shaper.flows()?.flows.is_empty().then_some(()));
+    drop(listener.accept()?);
+    shaper.wait_for("the end of its flow", || none(&shaper))?;
+    let sockets = lab
+        .proxy
+        .enter(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp6")?))?;
+    ensure!(
+        sockets.lines().any(|line| line.contains(" 05 ")),
+        "no socket in FIN_WAIT2: {sockets}"
+    );
+    shaper.stop(Signal::SIGKILL)?;
+    shaper.run(&[])?;
+    for _ in 0..3 {
+        let flows = shaper.fresh_flows()?.flows;
+        ensure!(flows.is_empty(), "{flows:?}");
+        let warnings = shaper.status()?.warnings;
+        ensure!(warnings.is_empty(), "{warnings:?}");
+    }
     Ok(())
 }
 

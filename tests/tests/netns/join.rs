@@ -74,7 +74,7 @@ pub fn trials(root: bool) -> Vec<Trial> {
             let program = program.cloned();
             let ignored = !root || program.is_none();
             let name = format!("{name}_haproxy_{}_{}", branch.0, branch.1);
-            let trial = Trial::test(name.clone(), move || {
+            let trial = Trial::ignorable_test(name.clone(), move || {
                 twice(&name, &|| test(program.as_ref().context("no HAProxy")?))
             });
             trials.push(trial.with_ignored_flag(ignored));

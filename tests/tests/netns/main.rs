@@ -1,7 +1,8 @@
 //! The daemon on a real kernel: one test a promise.
 //!
-//! Without root everything is ignored and the run says so. `SHAPER_BIN` names
-//! another binary than the one that cargo built.
+//! Without root everything is ignored and the run says so, and so is a test that
+//! finds that it cannot run here ([`NotRun`]). `SHAPER_BIN` names another binary
+//! than the one that cargo built.
 
 mod attach;
 mod backpressure;
@@ -26,9 +27,22 @@ mod upgrade;
 mod versions;
 
 use anyhow::Result;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::fmt;
 
 type Test = (&'static str, fn() -> Result<()>);
+
+/// The error of a test that cannot run here, and why: it counts as ignored.
+#[derive(Debug)]
+struct NotRun(&'static str);
+
+impl fmt::Display for NotRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for NotRun {}
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -61,7 +75,7 @@ fn main() {
     ]
     .into_iter()
     .flatten()
-    .map(|(name, test)| Trial::test(*name, || twice(name, test)).with_ignored_flag(!root))
+    .map(|(name, test)| Trial::ignorable_test(*name, || twice(name, test)).with_ignored_flag(!root))
     .chain(join::trials(root))
     .collect();
     libtest_mimic::run(&arguments, trials).exit();
@@ -69,17 +83,22 @@ fn main() {
 
 /// Once more after a failure, and says so: these tests measure real traffic, and
 /// the machine they share may stand still for a second. What fails twice fails.
-fn twice(name: &str, test: &dyn Fn() -> Result<()>) -> Result<(), Failed> {
-    report(test).or_else(|failed| {
+fn twice(name: &str, test: &dyn Fn() -> Result<()>) -> Result<Completion, Failed> {
+    report(name, test).or_else(|failed| {
         let why = failed.message().unwrap_or("it panicked");
         println!("TRIED AGAIN: {name} failed: {why}");
-        report(test)
+        report(name, test)
     })
 }
 
-fn report(test: &dyn Fn() -> Result<()>) -> Result<(), Failed> {
-    test().map_err(|error| {
-        let log = shaper_tests::shaper::last_log();
-        Failed::from(format!("{error:#}\nthe daemon's log:\n{log}"))
-    })
+fn report(name: &str, test: &dyn Fn() -> Result<()>) -> Result<Completion, Failed> {
+    let Err(error) = test() else {
+        return Ok(Completion::Completed);
+    };
+    if let Some(why) = error.downcast_ref::<NotRun>() {
+        eprintln!("NOT RUN: {name}: {why}");
+        return Ok(Completion::ignored_with(why));
+    }
+    let log = shaper_tests::shaper::last_log();
+    Err(Failed::from(format!("{error:#}\nthe daemon's log:\n{log}")))
 }
