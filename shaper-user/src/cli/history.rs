@@ -71,14 +71,17 @@ fn time_before(text: &str, now: &Zoned) -> Result<Timestamp, String> {
         return Ok(at);
     }
     let zoned = |at: DateTime| at.to_zoned(now.time_zone().clone()).ok();
-    let at = if let Ok(time) = text.parse::<Time>() {
+    // A date and time would pass as a time.
+    let at = if let Ok(at) = text.parse::<DateTime>() {
+        zoned(at)
+    } else if let Ok(time) = text.parse::<Time>() {
         let today = zoned(now.date().to_datetime(time));
         let yesterday = now.date().checked_sub(1.day()).ok();
         today
             .filter(|at| at <= now)
             .or_else(|| zoned(yesterday?.to_datetime(time)))
     } else {
-        text.parse::<DateTime>().ok().and_then(zoned)
+        None
     };
     at.map(|at| at.timestamp()).ok_or_else(|| {
         format!(

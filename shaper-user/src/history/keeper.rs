@@ -12,6 +12,7 @@ use crate::protocol::{ErrorBody, ErrorCode, HistoryQuery};
 use crate::sampler::Sampler;
 use jiff::Timestamp;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -165,7 +166,7 @@ impl Thread {
         while let Ok(work) = work.recv() {
             match work {
                 Work::Settings(settings) => {
-                    self.store = None;
+                    self.close();
                     self.waiting.clear();
                     self.settings = settings;
                     self.write();
@@ -197,7 +198,7 @@ impl Thread {
         };
         let result = match self.try_write(&settings) {
             Err(Trouble::Damaged(why)) => {
-                self.store = None;
+                self.close();
                 self.set_aside(&settings, &why);
                 self.try_write(&settings)
             }
@@ -205,7 +206,7 @@ impl Thread {
         };
         let trouble = result.err().map(|trouble| {
             // After an error the store answers nothing but errors.
-            self.store = None;
+            self.close();
             let path = settings.path.display();
             format!("the history cannot be written to {path}: {trouble}")
         });
@@ -223,6 +224,12 @@ impl Thread {
             self.waiting.clear();
         }
         Ok(())
+    }
+
+    /// Lets go of the store. A broken one may not even end well.
+    fn close(&mut self) {
+        let store = self.store.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(store)));
     }
 
     fn set_aside(&self, settings: &Settings, why: &str) {
@@ -280,7 +287,7 @@ impl Thread {
             Ok(answer) => Ok(answer),
             Err(query::Refused::Query(why)) => Err(ErrorBody::bad(why)),
             Err(query::Refused::Store(trouble)) => {
-                self.store = None;
+                self.close();
                 if let Trouble::Damaged(why) = &trouble {
                     self.set_aside(&settings, why);
                     self.write();

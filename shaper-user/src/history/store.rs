@@ -1,8 +1,8 @@
 //! The file: minutes by their number, bounded by age and by size.
 //!
 //! The store doubles its file when it needs room, and writes a page anew before the
-//! old one is free. So what is kept in it may be two fifths of what the file may
-//! have; the file then stays within that.
+//! old one is free. So what is kept in it may be a third of what the file may have;
+//! the file then stays within that.
 
 use super::Settings;
 use super::record::{FlowRow, Head, Minute, Rate, pack, unpack};
@@ -201,7 +201,7 @@ impl Store {
 
     /// Bytes that may be kept.
     const fn room(&self) -> u64 {
-        self.settings.max_size / 5 * 2
+        self.settings.max_size / 3
     }
 
     /// The first minute that is kept.

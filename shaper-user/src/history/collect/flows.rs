@@ -65,9 +65,9 @@ impl Flows {
                     .push(row(sampler, key, flow, place, passed, true));
             }
             self.known.remove(key);
-        }
-        if self.closed.len() > 2 * CLOSED {
-            self.bound();
+            if self.closed.len() > 2 * CLOSED {
+                self.bound();
+            }
         }
     }
 

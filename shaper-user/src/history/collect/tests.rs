@@ -252,8 +252,6 @@ fn with_50_000_clients_a_minute_stays_bounded() {
     assert_eq!(heads, rows);
     // All close at once: the rest of the flows is counted, not kept.
     sampler.observe(many(0, 2), at(61));
-    let over = collector.finish(&sampler, 1);
-    assert_eq!(over, None.or(over.clone()));
     collector = Collector::default();
     sampler.observe(many(50_000, 3), at(120));
     collector.observe(&sampler, at(120).as_second(), 1);
@@ -302,7 +300,7 @@ fn servers_add_up_and_a_closed_flow_names_its_server() {
         .collect::<Vec<_>>()
     };
     assert_eq!(server(&first), [("srv1".to_owned(), 15_000)]);
-    assert_eq!(server(&second), [], "nobody's");
+    assert!(server(&second).is_empty(), "nobody's");
     let row = &second.flows[0];
     assert!(row.closed && first.flows.len() == 1 && !first.flows[0].closed);
     let place = Some(("be_ws".to_owned(), "srv1".to_owned()));

@@ -134,8 +134,8 @@ fn minute(app: &App, cursor: i64, theme: Theme) -> Vec<Span<'static>> {
 fn behind(buf: &mut Buffer, area: Rect, app: &App, cursor: i64, theme: Theme) {
     let mut lines = area.rows();
     let heading = format!(
-        " {:<30} {:<20} {:>7} {:>7} {:>5} {}",
-        "FLOW", "SERVER", "UP", "DOWN", "SINCE", "CLOSED"
+        " {:<29} {:<20} {:>7} {:>7} {:>5} {}",
+        "FLOW", "SERVER", "UP", "DOWN", "FROM", "CLOSED"
     );
     if let Some(line) = lines.next() {
         put(buf, line, Line::styled(heading, theme.dim()));
@@ -159,7 +159,7 @@ fn row(app: &App, flow: &HistoryFlow, theme: Theme) -> Line<'static> {
     let client = SocketAddr::new(flow.client, flow.client_port).to_string();
     let closed = if flow.closed { "closed" } else { "" };
     Line::from(vec![
-        Span::raw(format!(" {} {} ", fit(&client, 30), fit(&place(flow), 20))),
+        Span::raw(format!(" {} {} ", fit(&client, 29), fit(&place(flow), 20))),
         Span::styled(units::bytes(flow.upload.bytes), theme.upload()),
         Span::raw(" "),
         Span::styled(units::bytes(flow.download.bytes), theme.download()),
