@@ -350,9 +350,7 @@ impl Sampler {
                     return true;
                 }
                 if let Some((old, last)) = previous.get(index).filter(|(old, _)| old == key) {
-                    let place = joins
-                        .as_ref()
-                        .and_then(|joins| joins.before(index as usize));
+                    let place = joins.as_ref().and_then(|joins| joins.before(index));
                     left.push((*old, *last, place));
                 }
                 false

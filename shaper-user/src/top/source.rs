@@ -28,7 +28,7 @@ pub struct Wanted {
     pub servers: Option<Query>,
     /// The minutes of the history tab, and those behind its cursor, when they are
     /// due.
-    pub history: [Option<HistoryQuery>; 2],
+    pub history: [Option<Box<HistoryQuery>>; 2],
     /// The client of the detail pane, while it is open.
     pub detail: Option<String>,
 }
@@ -154,7 +154,7 @@ impl Source for Socket {
         let mut history = [None, None];
         for (query, answer) in wanted.history.iter().zip(&mut history) {
             if let Some(query) = query {
-                *answer = Some(self.history(query.clone()).await?);
+                *answer = Some(self.history(HistoryQuery::clone(query)).await?);
             }
         }
         let detail = match &wanted.detail {

@@ -49,7 +49,7 @@ impl Minutes {
     }
 
     /// What to ask for: the minutes, and the one under the cursor.
-    pub(super) fn queries(&self, now: Timestamp) -> [Option<HistoryQuery>; 2] {
+    pub(super) fn queries(&self, now: Timestamp) -> [Option<Box<HistoryQuery>>; 2] {
         let age = self.came.map(|came| now.duration_since(came).as_secs());
         let all = age.is_none_or(|age| !(0..FRESH).contains(&age));
         let all = all.then(|| HistoryQuery {
@@ -67,7 +67,7 @@ impl Minutes {
             limit: Some(FLOWS),
             ..HistoryQuery::default()
         });
-        [all, behind]
+        [all.map(Box::new), behind.map(Box::new)]
     }
 
     /// Takes in what came, at `now`.
