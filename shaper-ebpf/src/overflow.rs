@@ -127,6 +127,13 @@ fn sender(ctx: &TcContext) -> u32 {
 /// stack's sake.
 #[inline(never)]
 pub fn charge<const DIR: usize>(hop: &Hop<'_>, client: *mut Client) -> Verdict {
+    charge_here::<DIR>(hop, client)
+}
+
+/// The same where one call more would be too deep: kernels before 6.6 count 32
+/// bytes of stack for the smallest, and 512 are all there is.
+#[inline(always)]
+pub fn charge_here<const DIR: usize>(hop: &Hop<'_>, client: *mut Client) -> Verdict {
     if let Some(class) = client::class_of(hop.policy, &hop.sent.key, client) {
         let observed = observes(hop.settings);
         let blocked = DIR == UPLOAD as usize && class.flags & CLASS_BLOCK != 0;

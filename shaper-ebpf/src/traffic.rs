@@ -263,7 +263,7 @@ fn first(hop: &Hop<'_>) -> Verdict {
             &raw mut scratch.client
         }
     };
-    let verdict = overflow::charge::<{ UPLOAD as usize }>(hop, client);
+    let verdict = overflow::charge_here::<{ UPLOAD as usize }>(hop, client);
     scratch.flow = Flow::NEW;
     scratch.flow.created = hop.sent.now;
     scratch.flow.last_seen = hop.sent.now;

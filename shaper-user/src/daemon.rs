@@ -11,18 +11,26 @@ mod lab;
 #[cfg(test)]
 mod logged;
 mod notify;
+mod presence;
+mod quota;
 
 pub use self::core::{Options, PolicyFile, overrides_beside};
 
 use self::core::{Core, Plan};
 use crate::control::server::{Answer, Handler, Limits, Peer, serve};
 use crate::control::socket::{Socket, set_group};
+use crate::events::Batch;
+use crate::events::bus::Bus;
+use crate::events::filter::EventFilter;
 use crate::haproxy::actions::Actions;
 use crate::haproxy::agent::{self, Agent};
 use crate::haproxy::weights::ServerName;
 use crate::haproxy::{View, poll};
 use crate::history::{self, Keeper};
 use crate::kernel::Kernel;
+use crate::metrics::process::Process;
+use crate::metrics::{Exporter, Snapshot, Source};
+use crate::model;
 use crate::policy::{Haproxy, OnExit, Policy};
 use crate::protocol::{Command, ErrorBody, ErrorCode};
 use anyhow::{Context, Result, anyhow};
@@ -62,10 +70,16 @@ enum Message {
         server: ServerName,
         reply: oneshot::Sender<Result<u64, String>>,
     },
+    /// Everything that metrics are made of.
+    Numbers {
+        reply: oneshot::Sender<Box<Snapshot>>,
+    },
     /// The kernel has interfaces to follow.
     Changed,
     /// SIGHUP.
     Reload,
+    /// A signal ends the daemon.
+    Stopping(&'static str),
     Stop,
 }
 
@@ -75,6 +89,8 @@ struct Handle {
     messages: Sender<Message>,
     actions: Arc<Actions>,
     agent: Agent,
+    bus: Bus,
+    exporter: Exporter,
     history: Keeper,
 }
 
@@ -96,6 +112,16 @@ impl Handler for Handle {
         if command.changes() {
             audit::learn(peer.uid).await;
         }
+        if let Command::Events(query) = &command {
+            let filter = EventFilter::parse(&query.filter)
+                .map_err(|error| ErrorBody::bad(error.to_string()))?;
+            return Ok(if query.follow {
+                Answer::Follow(self.bus.follow(filter, query.last))
+            } else {
+                let events = self.bus.last(&filter, query.last);
+                Answer::Events(Batch { missed: 0, events })
+            });
+        }
         if matches!(
             command,
             Command::Kill { .. } | Command::Drain { .. } | Command::StopDrain { .. }
@@ -113,16 +139,33 @@ impl Handler for Handle {
         };
         let mut answer = self.ask(message).await.ok_or_else(stopping)??;
         if let Answer::Status(status) = &mut answer {
-            status.drains = self.actions.drains();
-            status.warnings.extend(self.agent.trouble());
-            status.warnings.extend(self.history.warnings());
-            let (all, unknown) = self.agent.checks();
-            status.counters.insert("agent_checks".to_owned(), all);
-            status
-                .counters
-                .insert("agent_checks_unknown".to_owned(), unknown);
+            self.complete(status);
         }
         Ok(answer)
+    }
+}
+
+impl Handle {
+    /// Adds what is not known to the thread.
+    fn complete(&self, status: &mut model::Status) {
+        status.drains = self.actions.drains();
+        status.warnings.extend(self.agent.trouble());
+        status.warnings.extend(self.exporter.trouble());
+        status.warnings.extend(self.history.warnings());
+        let (all, unknown) = self.agent.checks();
+        for (name, count) in [("agent_checks", all), ("agent_checks_unknown", unknown)] {
+            status.counters.insert(name.to_owned(), count);
+        }
+    }
+}
+
+impl Source for Handle {
+    async fn snapshot(&self) -> Option<Snapshot> {
+        let mut snapshot = self.ask(|reply| Message::Numbers { reply }).await?;
+        self.complete(&mut snapshot.status);
+        snapshot.scrapes = self.exporter.scrapes();
+        snapshot.process = Process::now();
+        Some(*snapshot)
     }
 }
 
@@ -163,8 +206,9 @@ pub async fn run<K: Kernel + 'static>(
             let core = Core::start(kernel, policy, options, feed, Timestamp::now());
             match core {
                 Ok(mut core) => {
-                    core.record(recorder);
-                    let _ = started.send(Ok(()));
+                    core.keep_history(recorder);
+                    let shared = (core.bus.clone(), core.metrics());
+                    let _ = started.send(Ok(shared));
                     let _ = ended.send(turn(core, &inbox, join));
                 }
                 Err(error) => {
@@ -173,19 +217,23 @@ pub async fn run<K: Kernel + 'static>(
             }
         })
         .context("cannot start a thread")?;
-    start
+    let (bus, metrics) = start
         .await
         .map_err(|_| anyhow!("the kernel's thread ended"))??;
 
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(announce(news, messages.clone()));
     tokio::spawn(agent.clone().run());
+    let exporter = Exporter::new(metrics);
     let handle = Arc::new(Handle {
         messages: messages.clone(),
         actions: Arc::default(),
         agent,
+        bus,
+        exporter: exporter.clone(),
         history,
     });
+    tokio::spawn(exporter.run(Arc::clone(&handle)));
     let server = tokio::spawn(serve(
         listener,
         handle,
@@ -206,7 +254,7 @@ pub async fn run<K: Kernel + 'static>(
             _ = &mut end => return Err(anyhow!("the kernel's thread ended; its last messages are above")),
         }
     };
-    tracing::info!("stopping on {signal}");
+    let _ = messages.send(Message::Stopping(signal));
     notify::send(&[NotifyState::Stopping]);
     let _ = stop.send(true);
     let _ = server.await;
@@ -258,6 +306,7 @@ fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>, mut join: Join)
         join.exchange(&mut core);
         let now = Instant::now();
         if now >= next {
+            core.health.late(now.duration_since(next));
             core.tick(Timestamp::now());
             next += INTERVAL;
             // After a pause of the machine: no burst of samples.
@@ -281,10 +330,15 @@ fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>, mut join: Join)
             Ok(Message::Load { server, reply }) => {
                 let _ = reply.send(core.load(&server));
             }
-            Ok(Message::Changed) => core.kernel.follow(),
+            Ok(Message::Numbers { reply }) => {
+                let _ = reply.send(Box::new(core.snapshot()));
+            }
+            Ok(Message::Changed) => core.follow(),
             Ok(Message::Reload) => core.hangup(),
+            Ok(Message::Stopping(signal)) => core.stopping(signal),
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                core.finish();
+                core.keep_quotas();
+                core.finish_history();
                 return core.on_exit();
             }
             Err(RecvTimeoutError::Timeout) => {}

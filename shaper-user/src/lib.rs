@@ -10,9 +10,12 @@
 //! | [`cli`] | the command line |
 //! | [`control`] | the control socket: server and client |
 //! | [`addr`] | addresses between the kernel's form and `std::net` |
+//! | [`quota`] | byte quotas: what each client has used, and the store |
 //! | [`sampler`] | from two samples of the kernel to rates and rows |
 //! | [`daemon`] | `shaper run`: the loop, and what each command does |
 //! | [`caps`] | limits by place, cut into limits of single connections |
+//! | [`events`] | what happened, for the log and for those who follow |
+//! | [`metrics`] | what is known, for Prometheus |
 //! | [`history`] | the last hours by the minute, in a bounded store |
 //! | [`haproxy`] | HAProxy's side of a flow: where it is pinned |
 //! | [`render`] | answers for people: tables, units, colour |
@@ -25,15 +28,18 @@ pub mod caps;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+pub mod events;
 pub mod filter;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
 pub mod haproxy;
 pub mod history;
 pub mod kernel;
+pub mod metrics;
 pub mod model;
 pub mod policy;
 pub mod protocol;
+pub mod quota;
 pub mod render;
 pub mod runtime;
 pub mod sampler;

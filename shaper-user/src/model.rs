@@ -231,6 +231,65 @@ pub struct Client {
     /// The servers its flows are pinned to, as `backend/server`, sorted.
     #[serde(default)]
     pub servers: Vec<String>,
+    /// What it may move, and did; null where its rule has no quota.
+    #[serde(default)]
+    pub quota: Option<Quota>,
+}
+
+/// A client's quota.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// What it may move in all: the policy's, and what was added by hand.
+    pub bytes: u64,
+    /// What it did.
+    pub used: u64,
+    /// In what time: `hour`, `day`, `week`, `month`, or a rolling time as `24h`.
+    pub per: String,
+    /// `upload`, `download` or `both`.
+    pub counts: String,
+    /// When the next window begins; of a rolling time, when it is below its quota
+    /// again, or something it used is forgotten. Null while nothing is used of a
+    /// rolling time.
+    pub resets_at: Option<Timestamp>,
+    /// The rule whose limits hold once it is used, or `block`.
+    pub then: String,
+    /// `within`, `near` (80 %) or `reached`.
+    pub state: String,
+    /// What was added by hand for this window.
+    #[serde(default)]
+    pub added: u64,
+}
+
+/// The answer to `quota`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientQuota {
+    /// The client, as in `clients`.
+    pub client: String,
+    /// Its rule.
+    pub rule: String,
+    /// When this was.
+    pub at: Timestamp,
+    /// Null where its rule has none.
+    pub quota: Option<Quota>,
+}
+
+/// Where usage of quotas is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaStore {
+    /// The file.
+    pub path: String,
+    /// `open` or `failing`.
+    pub state: String,
+    /// Clients whose usage is known.
+    pub clients: u64,
+    /// Clients that have used their quota.
+    pub reached: u64,
+    /// When it was last written.
+    pub written: Option<Timestamp>,
+    /// What became of a store that could not be read; null when none was.
+    pub damaged: Option<String>,
+    /// Why it cannot be written; null when it can.
+    pub error: Option<String>,
 }
 
 /// The answer to `clients`.
@@ -453,6 +512,9 @@ pub struct Status {
     /// Drains that run, and the last that did.
     #[serde(default)]
     pub drains: Vec<Drain>,
+    /// Where usage is kept; null while no rule has a quota.
+    #[serde(default)]
+    pub quotas: Option<QuotaStore>,
     /// Flows tracked now.
     pub flows: u64,
     /// Clients tracked now.

@@ -49,6 +49,23 @@ pub struct Query {
     pub filter: String,
 }
 
+/// Which events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    /// Go on with those that come. The connection takes no other request then.
+    #[serde(default)]
+    pub follow: bool,
+    /// At most so many of the last; absent: all that are remembered, and while
+    /// following none.
+    #[serde(default)]
+    pub last: Option<usize>,
+    /// Terms that all must match: `event:NAME`, `client:PREFIX`, `rule:NAME`, or
+    /// any text within the event's sentence.
+    #[serde(default)]
+    pub filter: String,
+}
+
 /// Which part of the history.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,6 +100,14 @@ pub enum Command {
     Servers(Query),
     /// [`crate::model::Status`].
     Status,
+    /// [`crate::events::Batch`]; while following, one a line until the connection
+    /// ends.
+    Events(EventsQuery),
+    /// [`crate::model::ClientQuota`].
+    Quota {
+        /// Address.
+        client: String,
+    },
     /// [`crate::model::History`].
     History(HistoryQuery),
     /// A limit at runtime. Answers [`Done`].
@@ -143,6 +168,18 @@ pub enum Command {
         /// `backend/server`.
         server: String,
     },
+    /// Forgets what a client has used of its quota. Answers [`Done`].
+    ResetQuota {
+        /// Address.
+        client: String,
+    },
+    /// Gives a client more for as long as its window lasts. Answers [`Done`].
+    AddQuota {
+        /// Address.
+        client: String,
+        /// A size as the policy writes it.
+        bytes: String,
+    },
     /// Reads the policy again. Answers [`Done`].
     Reload,
 }
@@ -153,7 +190,13 @@ impl Command {
     pub const fn changes(&self) -> bool {
         !matches!(
             self,
-            Self::Flows(_) | Self::Clients(_) | Self::Servers(_) | Self::Status | Self::History(_)
+            Self::Flows(_)
+                | Self::Clients(_)
+                | Self::Servers(_)
+                | Self::Status
+                | Self::History(_)
+                | Self::Events(_)
+                | Self::Quota { .. }
         )
     }
 }

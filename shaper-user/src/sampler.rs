@@ -11,6 +11,7 @@ mod pinned;
 mod placed;
 mod rank;
 mod rows;
+pub mod rules;
 mod servers;
 mod targets;
 
@@ -19,10 +20,11 @@ pub use counters::{Left, Names};
 use crate::haproxy::View;
 use crate::kernel::Sample;
 use crate::model::{Direction, FlowBackpressure, HardLimitOnly};
-use crate::policy::Compiled;
+use crate::policy::{Compiled, Quota};
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use pinned::Pinned;
+use rules::Rules;
 use shaper_common::bucket::debt;
 use shaper_common::class::CLASS_EXEMPT;
 use shaper_common::flow::{CLIENT_LIMITED, Client, FLOW_PACED, FLOW_WINDOW, Flow, Traffic};
@@ -97,6 +99,8 @@ pub struct Sampler {
     stats: [u64; STATS_LEN],
     /// Counters of clients that left, so that totals never fall.
     gone: [Direction; 2],
+    /// What the clients of each rule passed since the daemon began.
+    rules: Rules,
     groups: groups::Groups,
     left: Left,
 }
@@ -137,6 +141,7 @@ impl Sampler {
             client_index: HashMap::default(),
             stats: [0; STATS_LEN],
             gone: [Direction::default(); 2],
+            rules: Rules::default(),
             groups: groups::Groups::default(),
             left: Left::default(),
         }
@@ -192,6 +197,7 @@ impl Sampler {
         self.left.clear();
         let clients = std::mem::take(&mut self.clients);
         self.observe_clients(&clients, sample.clients, first);
+        self.rules.settle(&self.compiled);
         self.observe_flows(sample.flows, before, first);
         self.settle()
     }
@@ -261,6 +267,9 @@ impl Sampler {
                 self.left.clients.push((key, replaced));
             }
             let class = class_of(&self.compiled, self.generation, &key, &kernel, memory);
+            if !first {
+                self.rules.count(class, last, &kernel);
+            }
             self.clients.push(ClientState {
                 key,
                 kernel,
@@ -381,6 +390,29 @@ impl Sampler {
             }
         }
         over
+    }
+
+    /// Each client of the last sample: its prefix in bits, its quota, and the bytes
+    /// that the kernel has counted, by direction.
+    pub fn counters(
+        &self,
+    ) -> impl Iterator<Item = (ClientKey, u32, Option<&Arc<Quota>>, [u64; 2])> {
+        self.clients.iter().map(|state| {
+            let class = self.compiled.classes.get(state.class as usize);
+            (
+                state.key,
+                self.client_bits(&state.key.addr),
+                class.and_then(|class| class.quota.as_ref()),
+                state.kernel.traffic.map(|traffic| traffic.bytes),
+            )
+        })
+    }
+
+    /// Whether a client is held in a direction now; `None`: it is not there.
+    #[must_use]
+    pub fn limited(&self, client: &ClientKey, direction: u32) -> Option<bool> {
+        let state = self.client(client)?;
+        state.limited.get(direction as usize).copied()
     }
 
     /// Sums over everything.

@@ -166,6 +166,8 @@ pub struct FakeState {
     pub refuse_sample: Option<String>,
     /// When set, [`Kernel::limit_flows`] fails so.
     pub refuse_limits: Option<String>,
+    /// What [`Kernel::counters`] says.
+    pub counters: (u64, bool),
     /// What is wrong, for people.
     pub warnings: Vec<String>,
     /// How often [`Kernel::follow`] was called.
@@ -223,6 +225,10 @@ impl Kernel for FakeKernel {
 
     fn generation(&self) -> u32 {
         u32::try_from(self.state().applied.len()).unwrap_or(u32::MAX)
+    }
+
+    fn counters(&self) -> (u64, bool) {
+        self.state().counters
     }
 
     fn forget(&mut self, clients: &[ClientKey]) -> Result<()> {

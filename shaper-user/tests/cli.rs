@@ -353,17 +353,142 @@ fn changes_are_done_as_root_and_refused_to_others() {
 #[test]
 fn a_reader_that_has_enough_is_no_failure() {
     let daemon = daemon();
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_shaper"))
-        .arg("clients")
+    let policy = daemon.dir.path().join("policy.toml");
+    for args in [
+        &["clients"][..],
+        &["flows"],
+        &["flows", "--json"],
+        &["status"],
+        &["check", policy.to_str().unwrap()],
+        &["--help"],
+    ] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_shaper"))
+            .args(args)
+            .env("SHAPER_SOCKET", &daemon.socket)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        let err = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(
+            (err.as_str(), ended.status.code()),
+            ("", Some(0)),
+            "{args:?}"
+        );
+    }
+}
+
+/// What a command shows on a terminal of 80 columns.
+fn on_a_terminal(daemon: &Daemon, command: &str) -> Option<String> {
+    let shaper = env!("CARGO_BIN_EXE_shaper");
+    // Both streams are the terminal. What a command asks of the environment is its own.
+    let line = format!(
+        "stty cols 80 rows 24; {}",
+        command.replace("shaper", shaper)
+    );
+    let output = std::process::Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
         .env("SHAPER_SOCKET", &daemon.socket)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let ended = child.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
-    assert_eq!(ended.status.code(), Some(0));
+        .env("TERM", "xterm-256color")
+        .env_remove("NO_COLOR")
+        .env_remove("CLICOLOR")
+        .env_remove("CLICOLOR_FORCE")
+        .stdin(std::process::Stdio::null())
+        .output();
+    match output {
+        Ok(output) => Some(String::from_utf8(output.stdout).unwrap()),
+        Err(error) => {
+            eprintln!("NOT RUN: script (package bsdutils) makes the terminal: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_terminal_of_80_columns_shows_colours_unless_told_not_to() {
+    let daemon = daemon();
+    {
+        let mut state = daemon.kernel.state();
+        let long = "2001:db8:1234:5678:9abc:def0:1234:5678";
+        state.sample.flows.push(flow(long, 65_000, TCP));
+        state.sample.clients.push(client(long));
+    }
+    // For the daemon's next sample.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    for command in [
+        "shaper clients",
+        "shaper flows",
+        "shaper status",
+        "shaper servers",
+        "shaper --help",
+        "shaper flows --help",
+        "shaper drain --help",
+        "shaper run --help",
+        "shaper --socket /nonexistent/shaper.sock status",
+        "shaper kill 192.0.2.1:4002",
+    ] {
+        let Some(coloured) = on_a_terminal(&daemon, command) else {
+            return;
+        };
+        let Some(plain) = on_a_terminal(&daemon, &format!("NO_COLOR=1 {command}")) else {
+            return;
+        };
+        assert!(!plain.trim().is_empty(), "{command}");
+        assert!(!plain.contains('\x1b'), "{command}: {plain}");
+        for line in plain.lines() {
+            assert!(line.chars().count() <= 80, "{command}: {line}");
+        }
+        if matches!(command, "shaper clients" | "shaper flows" | "shaper status") {
+            assert!(coloured.contains('\x1b'), "{command}: {coloured}");
+        }
+        if command == "shaper flows" {
+            assert!(plain.contains("[2001:db8:1234:5678:9abc:def0:1234:5678]:65000"));
+        }
+    }
+}
+
+#[test]
+fn every_counter_of_the_daemon_is_explained() {
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let status = daemon().json(&["status", "--json"]);
+    let counters = status["counters"].as_object().unwrap();
+    assert!(!counters.is_empty());
+    for name in counters.keys() {
+        assert!(
+            guide.contains(&format!("`{name}`")),
+            "{name} is not explained"
+        );
+    }
+}
+
+#[test]
+fn packages_get_pages_and_completions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, err, code) = output(shaper(&["generate"]).arg(dir.path()));
+    assert_eq!((out.as_str(), err.as_str(), code), ("", "", 0));
+    let read = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();
+    let page = read("man/shaper-limit.8");
+    assert!(page.contains("Example: shaper limit"), "{page}");
+    assert!(read("man/shaper.8").contains("shaper\\-limit(8)"));
+    assert!(!dir.path().join("man/shaper-generate.8").exists());
+    for file in ["shaper.bash", "_shaper", "shaper.fish"] {
+        let text = read(&format!("completions/{file}"));
+        assert!(text.contains("limit"), "{file}");
+        assert!(text.contains("upload"), "{file}");
+    }
+}
+
+#[test]
+fn a_policy_that_is_not_there_is_said_with_where_to_get_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["check"][..], &["run", "--policy"]] {
+        let (out, err, code) = output(shaper(args).arg(dir.path().join("none.toml")));
+        assert_eq!((out.as_str(), code), ("", 1));
+        assert!(err.contains("`cp /usr/share/doc/shaper/"), "{err}");
+    }
 }
 
 #[test]

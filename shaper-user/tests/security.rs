@@ -36,7 +36,7 @@ fn the_table_of_capabilities_is_the_units() {
 fn the_page_names_the_sockets_and_files_that_the_unit_allows() {
     let (page, unit) = (read("docs/security.md"), read("packaging/shaper.service"));
     let mut named = setting(&unit, "RestrictAddressFamilies");
-    named.extend(setting(&unit, "ReadWritePaths"));
+    named.extend(setting(&unit, "BindPaths"));
     for name in &named {
         assert!(page.contains(&format!("`{name}`")), "{name} is not named");
     }

@@ -29,7 +29,7 @@ use std::{fs, io};
 /// When the unit has something this does not know, or the kernel refuses.
 pub fn confine(unit: &Unit, writable: &[PathBuf]) -> Result<()> {
     let mut kept = unit.writable();
-    kept.extend_from_slice(writable);
+    kept.extend(writable.iter().map(|path| (path.clone(), path.clone())));
     unshare(CloneFlags::CLONE_NEWNS).context("unshare")?;
     seal(&kept)?;
     if let Some(options) = unit.proc() {
@@ -61,18 +61,18 @@ pub fn confine(unit: &Unit, writable: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Everything becomes read-only, but for what lies below `writable`.
-fn seal(writable: &[PathBuf]) -> Result<()> {
+/// Everything becomes read-only, but for what is bound to the places in `writable`.
+fn seal(writable: &[(PathBuf, PathBuf)]) -> Result<()> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-    for path in writable {
-        fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
+    for (from, to) in writable {
+        fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
         let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-        mount(Some(path), path, None::<&str>, bind, None::<&str>)
-            .with_context(|| format!("binding {}", path.display()))?;
+        mount(Some(from), to, None::<&str>, bind, None::<&str>)
+            .with_context(|| format!("binding {}", from.display()))?;
     }
     read_only(Path::new("/"), true)?;
-    for path in writable {
+    for (_, path) in writable {
         read_only(path, false)?;
     }
     Ok(())

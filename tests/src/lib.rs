@@ -14,6 +14,7 @@
 //! | [`netns`] | one network namespace: entering it, commands in it |
 //! | [`relay`] | the path: a fixed delay each way, a bottleneck, exact counts |
 //! | [`haproxy`] | a HAProxy in the proxy namespace |
+//! | [`nginx`] | an NGINX in HAProxy's place |
 //! | [`ws`] | WebSocket backends and clients |
 //! | [`traffic`] | plain TCP and UDP |
 //! | [`flood`] | packets from sources that nobody has, and whom they must not hurt |
@@ -24,6 +25,7 @@
 //! | [`empty`] | an empty program, to compare with |
 //! | [`killed`] | a daemon that kills itself behind a step |
 //! | [`leftovers`] | what must be gone afterwards |
+//! | [`package`] | the Debian package in a clean Debian, as `cargo xtask dist --test` runs it |
 //! | [`process`] | children that never outlive this process |
 //! | [`cleanup`] | removal on Ctrl-C, and of what a killed run left |
 //! | [`guest`] | what `cargo xtask vm-test` runs in a virtual machine |
@@ -42,7 +44,9 @@ pub mod killed;
 pub mod lab;
 pub mod leftovers;
 pub mod netns;
+pub mod nginx;
 pub mod offload;
+pub mod package;
 pub mod process;
 pub mod relay;
 pub mod shaper;

@@ -14,7 +14,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const READY: Duration = Duration::from_secs(20);
+/// Long for an emulated machine, whose verifier takes most of a minute.
+const READY: Duration = Duration::from_secs(120);
 
 /// Mounts of its own: a fresh bpffs, and `/run` and `/var/lib` where the daemon
 /// may keep state. So it meets no other daemon of this machine, and whatever

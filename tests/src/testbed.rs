@@ -1,9 +1,11 @@
 //! The kernel programs by themselves: loaded from the same object as the
 //! daemon's, attached nowhere, pinned nowhere, fed by `BPF_PROG_TEST_RUN`.
 
+mod loaded;
+
 use anyhow::{Context, Result, ensure};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader};
+use loaded::Loaded;
 use shaper_common::bucket::Limit;
 use shaper_common::class::{Class, Settings, mask};
 use shaper_common::control::{Control, DONE, op};
@@ -13,7 +15,6 @@ use shaper_common::names;
 use shaper_common::stats::Stat;
 use shaper_user::addr::{from_kernel, prefix_to_kernel, to_kernel};
 use shaper_user::kernel::Sample;
-use shaper_user::kernel::ebpf::OBJECT;
 use shaper_user::kernel::maps::Maps;
 use shaper_user::kernel::sys;
 use shaper_user::policy::{Compiled, NamedClass, Tables, Xdp as XdpPolicy};
@@ -44,9 +45,16 @@ pub enum Hook {
 
 /// The programs with their maps.
 pub struct Testbed {
-    ebpf: Ebpf,
-    /// The maps, as the daemon has them.
-    pub maps: Maps,
+    /// Given back when this is dropped.
+    loaded: Option<Loaded>,
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        if let Some(loaded) = self.loaded.take() {
+            loaded::give_back(loaded);
+        }
+    }
 }
 
 /// A policy that watches [`PORT`]: `default`, and further classes by prefix.
@@ -57,6 +65,7 @@ pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
         class,
         upload: None,
         download: None,
+        quota: None,
     };
     let mut classes = vec![named("default", default)];
     let mut prefixes = Vec::new();
@@ -81,6 +90,7 @@ pub fn policy(default: Class, rules: &[(&str, Class)]) -> Compiled {
         classes,
         groups: Vec::new(),
         rules: prefixes,
+        over_left_out: 0,
     }
 }
 
@@ -98,30 +108,29 @@ pub fn key(client: IpAddr, client_port: u16, local: IpAddr, protocol: u8) -> Flo
 }
 
 impl Testbed {
-    /// Loads the programs and puts a policy in force.
+    /// Loads the programs, or takes some that an earlier testbed has left and
+    /// empties their maps; then puts a policy in force.
     ///
     /// # Errors
     /// When the kernel refuses a program or a map.
     pub fn new(compiled: &Compiled) -> Result<Self> {
-        let mut loader = EbpfLoader::new();
-        loader.override_global(aya_log::LEVEL, &0_u8, false);
-        for (name, entries) in compiled.tables.by_name() {
-            loader.map_max_entries(name, entries);
-        }
-        let mut ebpf = loader.load(OBJECT)?;
-        for name in [names::INGRESS, names::EGRESS, names::CONTROL] {
-            let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
-            program.load()?;
-        }
-        let shield: &mut Xdp = ebpf
-            .program_mut(names::SHIELD)
-            .context("shield")?
-            .try_into()?;
-        shield.load()?;
-        let maps = Maps::new(&mut ebpf)?;
-        let mut testbed = Self { ebpf, maps };
+        let loaded = Some(loaded::take(&compiled.tables)?);
+        let mut testbed = Self { loaded };
         testbed.apply(compiled)?;
         Ok(testbed)
+    }
+
+    fn loaded(&self) -> Result<&Loaded> {
+        self.loaded.as_ref().context(GONE)
+    }
+
+    fn maps(&mut self) -> Result<&mut Maps> {
+        Ok(&mut self.loaded.as_mut().context(GONE)?.maps)
+    }
+
+    fn tc(&self, name: &str) -> Result<&SchedClassifier> {
+        let program = self.loaded()?.ebpf.program(name).context("program")?;
+        Ok(program.try_into()?)
     }
 
     /// Switches to another policy, as a reload does.
@@ -129,8 +138,41 @@ impl Testbed {
     /// # Errors
     /// When a map cannot be written.
     pub fn apply(&mut self, compiled: &Compiled) -> Result<()> {
-        self.maps.write(compiled, 0)?;
+        self.maps()?.write(compiled, 0)?;
         Ok(())
+    }
+
+    /// The policy generation in force.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn generation(&self) -> Result<u32> {
+        self.loaded()?.maps.generation()
+    }
+
+    /// Says of an interface whether XDP shields it.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_interface(&mut self, index: u32, flags: Option<u32>) -> Result<()> {
+        self.maps()?.set_interface(index, flags)
+    }
+
+    /// Names of the maps that are not as they were after loading; rings are not
+    /// looked into.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn changed(&self) -> Result<Vec<&str>> {
+        self.loaded()?.changed()
+    }
+
+    /// Puts the maps back to what they were after loading, for the next testbed.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn reset(&mut self) -> Result<()> {
+        self.loaded.as_mut().context(GONE)?.reset()
     }
 
     /// Opens a flow as the end of a handshake does.
@@ -188,11 +230,7 @@ impl Testbed {
     /// # Errors
     /// When the test run fails.
     pub fn run_out(&self, hook: Hook, packet: &[u8]) -> Result<(i32, Vec<u8>)> {
-        let program: &SchedClassifier = self
-            .ebpf
-            .program(name(hook))
-            .context("program")?
-            .try_into()?;
+        let program = self.tc(name(hook))?;
         let mut out = vec![0; packet.len()];
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
@@ -225,6 +263,7 @@ impl Testbed {
     /// When the test run fails.
     pub fn run_shield(&self, packet: &[u8]) -> Result<u32> {
         let program: &Xdp = self
+            .loaded()?
             .ebpf
             .program(names::SHIELD)
             .context("shield")?
@@ -249,7 +288,7 @@ impl Testbed {
         context: Option<&[u8]>,
         repeat: u32,
     ) -> Result<(i32, Duration)> {
-        let program: &SchedClassifier = self.ebpf.program(name).context("program")?.try_into()?;
+        let program = self.tc(name)?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
         options.ctx_in = context;
@@ -263,12 +302,8 @@ impl Testbed {
     /// # Errors
     /// When it is not loaded.
     pub fn runner(&self, hook: Hook) -> Result<Runner> {
-        let program: &SchedClassifier = self
-            .ebpf
-            .program(name(hook))
-            .context("program")?
-            .try_into()?;
-        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        let program = self.tc(name(hook))?.fd()?.as_fd();
+        let program = program.try_clone_to_owned()?;
         Ok(Runner { program })
     }
 
@@ -277,7 +312,7 @@ impl Testbed {
     /// # Errors
     /// When a map cannot be read.
     pub fn sample(&mut self) -> Result<Sample> {
-        self.maps.sample()
+        self.maps()?.sample()
     }
 
     /// A counter.
@@ -293,7 +328,7 @@ impl Testbed {
     /// # Errors
     /// When the map cannot be read.
     pub fn entries(&self, name: &str) -> Result<usize> {
-        let entries = self.maps.entries;
+        let entries = self.loaded()?.maps.entries;
         Ok(match name {
             names::FLOWS => entries.flows,
             names::CLIENTS => entries.clients,
@@ -303,7 +338,7 @@ impl Testbed {
     }
 
     fn keys<K: aya::Pod, V: aya::Pod>(&self, name: &str) -> Result<usize> {
-        let map = self.ebpf.map(name).context("map")?;
+        let map = self.loaded()?.ebpf.map(name).context("map")?;
         Ok(aya::maps::HashMap::<_, K, V>::try_from(map)?.keys().count())
     }
 
@@ -372,6 +407,9 @@ impl Runner {
         Ok(attr.retval.cast_signed())
     }
 }
+
+/// Why there are no programs, which only a testbed that is being dropped has not.
+const GONE: &str = "the testbed has given its programs back";
 
 fn name(hook: Hook) -> &'static str {
     match hook {

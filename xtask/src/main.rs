@@ -3,6 +3,8 @@
 mod bench;
 mod debian;
 mod demo;
+mod deny;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod haproxy3;
@@ -38,6 +40,10 @@ enum Command {
     Demo(demo::Args),
     /// Checks format and lints, runs every test, counts the results
     Test(test::Args),
+    /// Builds the Debian package and the tarball into target/dist
+    Dist(dist::Args),
+    /// Checks licences, sources and known holes of all that is built in
+    Deny,
     /// Makes up inputs for every parser, and keeps those that break one
     Fuzz(fuzz::Args),
     /// Runs a benchmark, e.g. `bench cost`
@@ -68,6 +74,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::BuildEbpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args).map(|never| match never {}),
         Command::Test(args) => test::run(&args),
+        Command::Dist(args) => dist::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Deny => deny::run(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::VmTest(args) => vm::run(&args),
         Command::Bench(args) => bench::run(&args).map(|never| match never {}),

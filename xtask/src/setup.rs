@@ -4,7 +4,7 @@ use crate::manifest::Tools;
 use crate::toolchain::{self, Toolchain};
 use crate::{haproxy3, sh};
 use anyhow::{Context, Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program and Debian's package of it.
@@ -24,6 +24,35 @@ const RUNTIME: [Need; 2] = [
         package: "iproute2",
     },
 ];
+
+/// What the tests run beside that.
+const TESTED: [Need; 1] = [Need {
+    program: "nginx",
+    package: "nginx",
+}];
+
+/// What makes a clean Debian to install the package in.
+const DEBIAN_ROOT: [Need; 2] = [
+    Need {
+        program: "debootstrap",
+        package: "debootstrap",
+    },
+    Need {
+        program: "ip",
+        package: "iproute2",
+    },
+];
+
+/// Cargo's subcommands that `dist` and `deny` run: the versions they were tried with.
+pub const CARGO_DEB: &str = "3.8.0";
+/// Likewise.
+pub const CARGO_DENY: &str = "0.20.2";
+
+/// What reads metrics, with promtool: without it the tests of that are not run.
+const MONITORING: [Need; 1] = [Need {
+    program: "prometheus",
+    package: "prometheus",
+}];
 
 /// What tests run beside that: to rate the unit's sandbox, and to see which system
 /// calls a daemon makes.
@@ -99,10 +128,53 @@ pub fn runtime() -> Result<()> {
     install(&RUNTIME)
 }
 
+/// Installs what the tests run, where it is missing.
+pub fn tested() -> Result<()> {
+    runtime()?;
+    if let Err(error) = install(&TESTED) {
+        // Tests that need it say so and count as skipped.
+        println!("{error:#}");
+    }
+    Ok(())
+}
+
+/// Installs what makes a clean Debian root, where it is missing.
+pub fn debian_root() -> Result<()> {
+    install(&DEBIAN_ROOT)
+}
+
+/// A subcommand of cargo, built into cargo's own directory where it is missing. One
+/// that is there is used, whatever its version.
+pub fn cargo_tool(name: &str, version: &str) -> Result<()> {
+    if sh::find_program(name).is_some() || sh::is_executable(&cargo_bin().join(name)) {
+        return Ok(());
+    }
+    println!("setup: building {name} {version}, some minutes");
+    sh::run(&mut sh::cargo([
+        "install",
+        "--locked",
+        name,
+        "--version",
+        version,
+    ])?)
+    .with_context(|| format!("{name} could not be installed"))
+}
+
+/// Where `cargo install` puts programs; cargo itself looks there.
+fn cargo_bin() -> PathBuf {
+    let home = std::env::var_os("CARGO_HOME").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+        PathBuf::from,
+    );
+    home.join("bin")
+}
+
 /// Installs what tests examine the daemon with, where it is missing. They do
 /// without, and say so.
 pub fn examiners() -> Result<()> {
-    install(&EXAMINERS)
+    // Each by itself: that one cannot be had keeps the other from nobody.
+    let examiners = install(&EXAMINERS);
+    install(&MONITORING).and(examiners)
 }
 
 /// Installs what the benchmarks with traffic run, where it is missing.
@@ -200,8 +272,12 @@ fn apt_install(packages: &[&str]) -> Result<()> {
         bail!("install these as root: apt-get install {list}");
     }
     println!("setup: apt-get install {list}");
-    if packages.contains(&"haproxy") {
-        println!("setup: the haproxy service is not started now; it is enabled for the next boot");
+    for service in ["haproxy", "nginx", "prometheus"] {
+        if packages.contains(&service) {
+            println!(
+                "setup: the {service} service is not started now; it is enabled for the next boot"
+            );
+        }
     }
     sh::run(
         Command::new("sh")

@@ -3,6 +3,7 @@
 use super::{output, parse};
 use crate::control::client::Client;
 use crate::protocol::Command;
+use crate::render::wrapped;
 use anyhow::Result;
 use clap::ArgGroup;
 use std::path::Path;
@@ -94,6 +95,10 @@ pub(super) fn change(socket: &Path, command: Command) -> Result<ExitCode> {
         let mut client = Client::connect(socket).await?;
         client.change(command).await
     })?;
-    output::print(|out| writeln!(out, "{}", done.message))?;
+    output::print(|out| {
+        wrapped(&done.message, output::width(), 0)
+            .iter()
+            .try_for_each(|line| writeln!(out, "{line}"))
+    })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `run` | `run` |
 //! | `show` | `flows`, `clients`, `servers`, `status`, `top` |
+//! | `events` | `events` |
 //! | `history` | `history` |
 //! | `change` | `limit`, `block`, `unblock`, `reload` |
 //! | `act` | `kill`, `drain` |
 //! | `check` | `check` |
 //! | `detach` | `detach` |
+//! | `generate` | `generate`: man pages and completions, for packages |
 //! | `parse` | values of options, checked before anything is done |
 //! | `output` | where answers go, and how a command ends |
 
@@ -16,13 +18,16 @@ mod act;
 mod change;
 mod check;
 mod detach;
+mod events;
+mod generate;
 mod history;
 mod output;
 mod parse;
+mod quota;
 mod run;
 mod show;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,6 +42,7 @@ pub const POLICY: &str = "/etc/shaper/policy.toml";
 #[command(
     name = "shaper",
     version,
+    max_term_width = 80,
     after_help = "Exit status: 0 done, 1 failed or not allowed, 2 wrong usage.\n\n\
                   Example: shaper check policy.toml && shaper run --policy policy.toml"
 )]
@@ -68,12 +74,16 @@ enum Command {
     History(history::Args),
     /// Say what is attached where, and what was counted
     Status(show::StatusArgs),
+    /// Say what happened, and what happens
+    Events(events::Args),
     /// Limit a client at runtime, over the policy
     Limit(change::LimitArgs),
     /// Drop everything a client sends, and close its connections
     Block(change::BlockArgs),
     /// Take a runtime block away
     Unblock(change::UnblockArgs),
+    /// Say what a client has used of its quota, reset it or add to it
+    Quota(quota::Args),
     /// Have HAProxy close one connection
     Kill(act::KillArgs),
     /// Have HAProxy close a server's heaviest connections, one after the other
@@ -86,6 +96,15 @@ enum Command {
     /// Stop the daemon, and remove programs, links and pins
     #[command(after_help = "Nothing is limited afterwards.\n\nExample: shaper detach")]
     Detach,
+    /// Write man pages and completions
+    #[command(hide = true)]
+    Generate(generate::Args),
+}
+
+/// The definition, for whatever is generated from it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Does what the command line says.
@@ -101,14 +120,17 @@ pub fn main() -> ExitCode {
         Command::Servers(args) => show::servers(socket, args),
         Command::History(args) => history::history(socket, args),
         Command::Status(args) => show::status(socket, &args),
+        Command::Events(args) => events::events(socket, &args),
         Command::Limit(args) => change::limit(socket, args),
         Command::Block(args) => change::block(socket, args),
         Command::Unblock(args) => change::unblock(socket, args),
+        Command::Quota(args) => quota::quota(socket, args),
         Command::Kill(args) => act::kill(socket, args),
         Command::Drain(args) => act::drain(socket, args),
         Command::Check(args) => check::check(&args),
         Command::Reload => change::reload(socket),
         Command::Detach => detach::detach(socket),
+        Command::Generate(args) => generate::generate(&args),
     };
     output::exit(result)
 }
@@ -116,22 +138,66 @@ pub fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definitions_hold() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    /// The commands of an example line, such as `shaper status --json | jq .counters`.
+    fn commands(example: &str) -> Vec<Vec<&str>> {
+        example
+            .split(['|', '&'])
+            .map(|part| part.split_whitespace().collect::<Vec<_>>())
+            .filter(|words| words.first() == Some(&"shaper"))
+            .collect()
     }
 
     #[test]
-    fn every_command_has_an_example() {
-        for command in Cli::command().get_subcommands() {
+    fn every_help_ends_with_an_example_that_parses() {
+        let all = command();
+        for command in all.get_subcommands().chain([&all]) {
+            let name = command.get_name();
             let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let example = help
+                .lines()
+                .last()
+                .and_then(|line| line.strip_prefix("Example: "))
+                .unwrap_or_else(|| panic!("{name}: {help}"));
+            let commands = commands(example);
             assert!(
-                help.is_some_and(|help| help.contains("Example")),
-                "{}",
-                command.get_name()
+                commands
+                    .iter()
+                    .any(|words| name == "shaper" || words.get(1) == Some(&name)),
+                "{name}: {example}"
             );
+            for words in commands {
+                if let Err(error) = Cli::try_parse_from(&words) {
+                    panic!("{name}: {words:?}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_help_is_80_columns_wide_at_most() {
+        let mut all = command();
+        all.build();
+        let names: Vec<String> = all
+            .get_subcommands()
+            .map(|command| command.get_name().to_owned())
+            .collect();
+        for name in names {
+            let command = all.find_subcommand_mut(&name);
+            for help in command
+                .into_iter()
+                .flat_map(|command| [command.render_help(), command.render_long_help()])
+            {
+                for line in help.to_string().lines() {
+                    assert!(line.chars().count() <= 80, "{name}: {line}");
+                }
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where answers go, and how a command ends.
 
+use crate::render::wrapped;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
@@ -46,6 +47,19 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
     Ok(())
 }
 
+/// Says something on standard error, within the width of its terminal. A message of
+/// several lines, such as the mistakes of a policy, stays as it is.
+pub(super) fn say(text: &str) {
+    let width = match io::stderr().is_terminal() && !text.contains('\n') {
+        true => crossterm::terminal::size().ok().map(|(width, _)| width),
+        false => None,
+    };
+    let text = format!("shaper: {text}");
+    let lines = wrapped(&text, width, 0);
+    // Nobody is left to tell when this fails.
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
+}
+
 /// 0, or 1 with the reason on standard error. A reader that has enough, as
 /// `head` does, is no failure.
 pub(super) fn exit(result: Result<ExitCode>) -> ExitCode {
@@ -58,7 +72,7 @@ pub(super) fn exit(result: Result<ExitCode>) -> ExitCode {
             if enough {
                 return ExitCode::SUCCESS;
             }
-            let _ = writeln!(io::stderr(), "shaper: {error:#}");
+            say(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

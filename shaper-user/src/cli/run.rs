@@ -10,9 +10,9 @@ use crate::policy::{OnExit, interface};
 use crate::steps::{self, Step};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::{fs, io};
 use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, clap::Args)]
@@ -32,6 +32,15 @@ pub(super) struct Args {
     /// Count and say what would be limited, whatever the policy says
     #[arg(long)]
     observe: bool,
+    /// Where what outlives a reboot is kept, such as the usage of quotas
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        env = "STATE_DIRECTORY",
+        hide_env = true,
+        default_value = "/var/lib/shaper"
+    )]
+    state: PathBuf,
     /// How log lines look
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
@@ -64,6 +73,7 @@ pub(super) fn run(socket: &Path, args: Args) -> Result<ExitCode> {
         interfaces: args.interface,
         observe: args.observe,
         socket: socket.to_owned(),
+        state: args.state,
     };
     // In this order: a mistake in the policy and a second daemon are found
     // before the kernel is touched.
@@ -74,6 +84,9 @@ pub(super) fn run(socket: &Path, args: Args) -> Result<ExitCode> {
     let cookie = sys::netns_cookie()?;
     let lock = Lock::take(&lock::path(cookie), socket.path())?;
     steps::done(Step::Locked);
+    // Of an upgrade that found no daemon to stop.
+    let keep = keep_beside(socket.path());
+    let _ = fs::remove_file(&keep);
     let kernel = ebpf::open(ebpf::Options {
         tc_hook: args.tc_hook,
         log_connections: tracing::enabled!(tracing::Level::DEBUG),
@@ -85,7 +98,7 @@ pub(super) fn run(socket: &Path, args: Args) -> Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     let on_exit = runtime.block_on(daemon::run(kernel, &socket, policy, options))?;
-    if on_exit == OnExit::Detach {
+    if on_exit == OnExit::Detach && !keep.exists() {
         for removed in ebpf::detach()? {
             tracing::info!("removed {removed}");
         }
@@ -94,6 +107,12 @@ pub(super) fn run(socket: &Path, args: Args) -> Result<ExitCode> {
     drop(socket);
     drop(lock);
     Ok(ExitCode::SUCCESS)
+}
+
+/// While this file is there, the daemon ends and limits hold, whatever `on_exit`
+/// says: the package makes it for the restart of an upgrade. The next start removes it.
+fn keep_beside(socket: &Path) -> PathBuf {
+    socket.with_file_name("keep")
 }
 
 fn log(format: LogFormat) -> Result<()> {
@@ -110,7 +129,9 @@ fn log(format: LogFormat) -> Result<()> {
     }
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // It would say so on standard error, and panic where that is gone.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => subscriber
             .with_target(false)

@@ -105,14 +105,14 @@ pub(super) fn servers(socket: &Path, args: Args) -> Result<ExitCode> {
     })?;
     if let Some(status) = status {
         let why = render::why_none(&status.haproxy, &filter);
-        writeln!(io::stderr(), "shaper: {why}")?;
+        output::say(&why);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn status(socket: &Path, args: &StatusArgs) -> Result<ExitCode> {
     show(socket, Command::Status, args.json, |out, answer| {
-        render::status(out, answer)
+        render::status(out, answer, output::width())
     })
 }
 

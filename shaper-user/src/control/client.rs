@@ -1,7 +1,10 @@
 //! The client of the control socket, for the commands and the dashboard.
 
+use crate::events::Batch;
 use crate::model;
-use crate::protocol::{Command, Done, ErrorBody, ErrorCode, HistoryQuery, Query, Request, VERSION};
+use crate::protocol::{
+    Command, Done, ErrorBody, ErrorCode, EventsQuery, HistoryQuery, Query, Request, VERSION,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind};
@@ -27,7 +30,10 @@ pub enum ClientError {
     NotRunning(PathBuf),
     /// The socket is not for this user.
     #[error("no permission for {}: be root{}", path.display(),
-        group.as_ref().map_or_else(String::new, |group| format!(" or a member of the group `{group}`")))]
+        group.as_ref().map_or_else(
+            || " (type `sudo` in front)".to_owned(),
+            |group| format!(" or a member of the group `{group}` (`sudo adduser $USER {group}`)"),
+        ))]
     Permission {
         /// The socket.
         path: PathBuf,
@@ -35,19 +41,24 @@ pub enum ClientError {
         group: Option<String>,
     },
     /// The daemon is of another version.
-    #[error("{0}; restart the daemon after an upgrade")]
+    #[error("{0}; restart the daemon by `systemctl restart shaper`: limits hold meanwhile")]
     Version(String),
     /// The daemon said no.
     #[error("{}", .0.message)]
     Refused(ErrorBody),
     /// The daemon stopped while answering.
-    #[error("the daemon closed the connection; its log says why")]
+    #[error("the daemon closed the connection; `journalctl -u shaper -n 20` says why")]
     Closed,
     /// No answer in time.
-    #[error("the daemon has not answered for {ANSWER_TIME:?}")]
+    #[error(
+        "the daemon has not answered for {ANSWER_TIME:?}: see `journalctl -u shaper -n 20`, then \
+         `systemctl restart shaper`; limits hold meanwhile"
+    )]
     Timeout,
     /// An answer that is none of this protocol.
-    #[error("the daemon's answer cannot be read: {0}")]
+    #[error(
+        "the daemon's answer cannot be read: {0}; `systemctl restart shaper` runs this version"
+    )]
     Garbled(#[from] serde_json::Error),
     /// Anything else.
     #[error("control socket: {0}")]
@@ -102,11 +113,6 @@ impl Client {
         &mut self,
         command: Command,
     ) -> Result<T, ClientError> {
-        #[derive(Deserialize)]
-        struct Line<T> {
-            result: Option<T>,
-            error: Option<ErrorBody>,
-        }
         let request = Request {
             v: VERSION,
             command,
@@ -124,23 +130,26 @@ impl Client {
             sent?;
             read?;
         }
-        if !answer.ends_with(b"\n") {
-            return Err(ClientError::Closed);
-        }
-        let answer: Line<T> = serde_json::from_slice(&answer)?;
-        match answer {
-            Line {
-                error: Some(error), ..
-            } if error.code == ErrorCode::Version => Err(ClientError::Version(error.message)),
-            Line {
-                error: Some(error), ..
-            } => Err(ClientError::Refused(error)),
-            Line {
-                result: Some(result),
-                ..
-            } => Ok(result),
-            Line { .. } => Err(ClientError::Closed),
-        }
+        result(&answer)
+    }
+
+    /// Waits for one more answer to the last request, as long as it takes.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<T, ClientError> {
+        let mut answer = Vec::new();
+        self.stream.read_until(b'\n', &mut answer).await?;
+        result(&answer)
+    }
+
+    /// The events that are remembered, or the first of those that are followed: the
+    /// others come by [`Client::next`].
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn events(&mut self, query: EventsQuery) -> Result<Batch, ClientError> {
+        self.request(Command::Events(query)).await
     }
 
     /// Rows of flows.
@@ -165,6 +174,14 @@ impl Client {
     /// See [`Client::request`].
     pub async fn servers(&mut self, query: Query) -> Result<model::Servers, ClientError> {
         self.request(Command::Servers(query)).await
+    }
+
+    /// What a client has used of its quota.
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn quota(&mut self, client: String) -> Result<model::ClientQuota, ClientError> {
+        self.request(Command::Quota { client }).await
     }
 
     /// The last hours.
@@ -192,9 +209,65 @@ impl Client {
     }
 }
 
+/// What a line of the daemon's says.
+fn result<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
+    #[derive(Deserialize)]
+    struct Line<T> {
+        result: Option<T>,
+        error: Option<ErrorBody>,
+    }
+    if !answer.ends_with(b"\n") {
+        return Err(ClientError::Closed);
+    }
+    let answer: Line<T> = serde_json::from_slice(answer)?;
+    match answer {
+        Line {
+            error: Some(error), ..
+        } if error.code == ErrorCode::Version => Err(ClientError::Version(error.message)),
+        Line {
+            error: Some(error), ..
+        } => Err(ClientError::Refused(error)),
+        Line {
+            result: Some(result),
+            ..
+        } => Ok(result),
+        Line { .. } => Err(ClientError::Closed),
+    }
+}
+
 /// The group that owns the socket, where the directory can be read.
 fn group_of(path: &Path) -> Option<String> {
     let gid = std::fs::metadata(path).ok()?.gid();
     let group = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid));
     group.ok().flatten().map(|group| group.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_that_a_command_can_mend_names_it() {
+        let path = || PathBuf::from(crate::cli::SOCKET);
+        let permission = |group: Option<&str>| ClientError::Permission {
+            path: path(),
+            group: group.map(str::to_owned),
+        };
+        let garbled = serde_json::from_str::<u8>("x").unwrap_err();
+        for (error, command) in [
+            (ClientError::NotRunning(path()), "`systemctl start shaper`"),
+            (permission(None), "`sudo`"),
+            (permission(Some("ops")), "`sudo adduser $USER ops`"),
+            (
+                ClientError::Version("version 2 is not spoken here".to_owned()),
+                "`systemctl restart shaper`",
+            ),
+            (ClientError::Closed, "`journalctl -u shaper -n 20`"),
+            (ClientError::Timeout, "`systemctl restart shaper`"),
+            (garbled.into(), "`systemctl restart shaper`"),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains(command), "{text}");
+        }
+    }
 }

@@ -79,7 +79,7 @@ pub fn parse(line: &[u8]) -> Result<Command, ErrorBody> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Query, Request, SortKey};
+    use crate::protocol::{EventsQuery, Query, Request, SortKey};
     use proptest::prelude::*;
 
     #[test]
@@ -93,6 +93,21 @@ mod tests {
                 limit: Some(3),
                 filter: "rule:gold".to_owned(),
             }),
+            Command::Events(EventsQuery {
+                follow: true,
+                last: Some(10),
+                filter: "event:limited".to_owned(),
+            }),
+            Command::Quota {
+                client: "192.0.2.1".to_owned(),
+            },
+            Command::ResetQuota {
+                client: "192.0.2.1".to_owned(),
+            },
+            Command::AddQuota {
+                client: "192.0.2.1".to_owned(),
+                bytes: "5GB".to_owned(),
+            },
             Command::Block {
                 client: "192.0.2.1".to_owned(),
                 for_ms: Some(5),

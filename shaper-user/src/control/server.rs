@@ -1,9 +1,14 @@
 //! Connections: their limits, and who is on the other side.
 
+mod places;
 pub(crate) mod users;
 
-use self::users::{User, Users};
+pub(crate) use self::places::Places;
+use self::places::Slots;
+use self::users::Users;
 use super::request;
+use crate::events::Batch;
+use crate::events::bus::Follower;
 use crate::model;
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode, VERSION};
 use serde::Serialize;
@@ -13,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -28,22 +33,33 @@ pub struct Limits {
     pub per_user: usize,
     /// So many more for root only: readers must not keep root from acting.
     pub reserved: usize,
+    /// Connections that follow events; they are none of those above.
+    pub followers: usize,
+    /// Of them, one user's; root's only by the number above and the reserve.
+    pub followers_per_user: usize,
     /// From the first byte of a request to its newline; also to take an answer
     /// in, counted anew with every part that is taken.
     pub request_time: Duration,
     /// Between an answer and the next request.
     pub idle_time: Duration,
+    /// For a follower to take a part of what it is sent. Long: whoever looks at
+    /// them page by page reads for a while.
+    pub follow_time: Duration,
 }
 
 impl Limits {
-    /// 64 KiB, 32 connections, 8 a user, and 4 for root, 10 s, 60 s.
+    /// 64 KiB, 32 connections, 8 a user, and 4 for root; 12 followers, 4 a user, and 4
+    /// for root; 10 s, 60 s, 10 min.
     pub const DEFAULT: Self = Self {
         request_bytes: 64 * 1024,
         connections: 32,
         per_user: 8,
         reserved: 4,
+        followers: 12,
+        followers_per_user: 4,
         request_time: Duration::from_secs(10),
         idle_time: Duration::from_secs(60),
+        follow_time: Duration::from_secs(600),
     };
 }
 
@@ -91,6 +107,13 @@ pub enum Answer {
     History(Box<model::History>),
     /// To `status`.
     Status(Box<model::Status>),
+    /// To `quota`.
+    Quota(model::ClientQuota),
+    /// To `events`.
+    Events(Batch),
+    /// To `events` that come: a [`Batch`] after the other.
+    #[serde(skip)]
+    Follow(Follower),
     /// To every change.
     Done(Done),
 }
@@ -116,8 +139,8 @@ pub async fn serve<H: Handler>(
     peer: impl Fn(&UnixStream) -> io::Result<Peer>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let slots = Arc::new(Semaphore::new(limits.connections));
-    let reserved = Arc::new(Semaphore::new(limits.reserved));
+    let slots = Slots::new(limits.connections, limits.reserved);
+    let followers = Slots::new(limits.followers, limits.reserved);
     let mut users = Users::default();
     let mut tasks = JoinSet::new();
     loop {
@@ -141,7 +164,8 @@ pub async fn serve<H: Handler>(
                 continue;
             }
         };
-        let Some((user, place)) = users.place(peer.uid, limits.per_user) else {
+        let Some((user, place)) = users.place(peer.uid, limits.per_user, limits.followers_per_user)
+        else {
             let most = limits.per_user;
             refuse(
                 &stream,
@@ -149,13 +173,7 @@ pub async fn serve<H: Handler>(
             );
             continue;
         };
-        let slot = Arc::clone(&slots).try_acquire_owned().ok().or_else(|| {
-            let reserved = Arc::clone(&reserved);
-            (peer.uid == 0)
-                .then(|| reserved.try_acquire_owned().ok())
-                .flatten()
-        });
-        let Some(slot) = slot else {
+        let Some(slot) = slots.take(peer.uid) else {
             refuse(
                 &stream,
                 format!("{} connections are open already", limits.connections),
@@ -163,9 +181,10 @@ pub async fn serve<H: Handler>(
             continue;
         };
         let handler = Arc::clone(&handler);
+        let places = Places::new(user, slot, &followers);
         tasks.spawn(async move {
-            let _held = (slot, place);
-            if let Err(error) = serve_one(stream, handler.as_ref(), limits, peer, user).await {
+            let _held = place;
+            if let Err(error) = serve_one(stream, handler.as_ref(), limits, peer, places).await {
                 tracing::debug!(uid = peer.uid, "control connection: {error}");
             }
         });
@@ -178,12 +197,12 @@ pub(crate) async fn serve_one<H: Handler>(
     handler: &H,
     limits: Limits,
     peer: Peer,
-    user: Arc<User>,
+    places: Places,
 ) -> io::Result<()> {
     let mut connection = Connection {
         stream,
         limits,
-        user,
+        places,
         buffer: Vec::new(),
     };
     connection.run(handler, peer).await
@@ -207,7 +226,7 @@ enum NoLine {
 struct Connection {
     stream: UnixStream,
     limits: Limits,
-    user: Arc<User>,
+    places: Places,
     /// What was read beyond the last line.
     buffer: Vec<u8>,
 }
@@ -220,11 +239,15 @@ impl Connection {
                 Err(NoLine::End) => return Ok(()),
                 Err(NoLine::Refused(error)) => return self.write(&error.into_line()).await,
             };
-            let user = Arc::clone(&self.user);
-            let _turn = user.turn().await;
+            let user = Arc::clone(self.places.user());
+            let turn = user.turn().await;
             let began = Instant::now();
             let answer = match request::parse(&line) {
                 Ok(command) => match handler.handle(command, peer).await {
+                    Ok(Answer::Follow(follower)) => {
+                        drop(turn);
+                        return self.follow(follower, peer).await;
+                    }
                     Ok(answer) => encode(answer).await,
                     Err(error) => error.into_line(),
                 },
@@ -233,6 +256,29 @@ impl Connection {
             let took = began.elapsed();
             self.write(&answer).await?;
             user.pause(took).await;
+        }
+    }
+
+    /// Sends events until one of the two has enough.
+    async fn follow(&mut self, mut follower: Follower, peer: Peer) -> io::Result<()> {
+        if let Err(why) = self.places.follow(peer.uid, &self.limits) {
+            let error = ErrorBody::new(ErrorCode::TooMuch, why);
+            return self.write(&error.into_line()).await;
+        }
+        loop {
+            let mut more = [0];
+            let batch = tokio::select! {
+                batch = follower.batch() => batch,
+                read = self.stream.read(&mut more) => {
+                    if read? == 0 {
+                        return Ok(());
+                    }
+                    let why = "a connection that follows events takes no other request";
+                    return self.write(&ErrorBody::bad(why).into_line()).await;
+                }
+            };
+            let line = encode(Answer::Events(batch)).await;
+            self.write_within(&line, self.limits.follow_time).await?;
         }
     }
 
@@ -287,9 +333,13 @@ impl Connection {
     }
 
     /// A peer that does not read must not keep its slot.
-    async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_within(bytes, self.limits.request_time).await
+    }
+
+    async fn write_within(&mut self, mut bytes: &[u8], time: Duration) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = timeout(self.limits.request_time, self.stream.write(bytes)).await??;
+            let written = timeout(time, self.stream.write(bytes)).await??;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }

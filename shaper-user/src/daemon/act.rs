@@ -7,6 +7,7 @@ use crate::control::server::{Answer, Peer};
 use crate::haproxy::actions::ActionError;
 use crate::haproxy::drain::server_name;
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode};
+use jiff::Timestamp;
 
 impl Handle {
     /// Kills, drains or ends a drain; the log has who asked and what came of it.
@@ -30,7 +31,9 @@ impl Handle {
             };
             ErrorBody::new(code, error.to_string())
         });
-        audit::session(&command, peer, &result);
+        if let Some(event) = audit::session(&command, peer, &result) {
+            self.bus.record(event, Timestamp::now());
+        }
         result.map(|message| Answer::Done(Done { message }))
     }
 

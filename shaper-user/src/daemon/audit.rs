@@ -2,6 +2,7 @@
 //! it was before. `docs/security.md` has the fields, which are stable.
 
 use crate::control::server::Peer;
+use crate::events::{self, Change, Event, cut};
 use crate::protocol::{Command, ErrorBody};
 use nix::unistd::{Uid, User};
 use std::collections::{BTreeMap, HashMap};
@@ -34,6 +35,17 @@ impl By {
             Self::Hangup | Self::Expiry => None,
         }
     }
+
+    /// As events have it.
+    pub(super) fn who(self) -> events::By {
+        let peer = self.peer();
+        events::By {
+            by: self.name().to_owned(),
+            uid: peer.map(|peer| peer.uid),
+            pid: peer.and_then(|peer| peer.pid),
+            user: peer.and_then(|peer| name(peer.uid)),
+        }
+    }
 }
 
 /// What a line is about.
@@ -47,6 +59,55 @@ pub(super) struct About<'a> {
     pub before: Option<&'a str>,
     /// What it is held to.
     pub after: Option<&'a str>,
+}
+
+/// The event of a change that was made, where its action has one of its own.
+pub(super) fn event(action: &str, by: By, about: About<'_>, message: &str) -> Option<Event> {
+    let text = |text: Option<&str>| cut(text.unwrap_or_default());
+    let kind = match action {
+        "limit" => Event::LimitSet,
+        "clear" => Event::LimitCleared,
+        "block" => Event::BlockSet,
+        "unblock" => Event::BlockCleared,
+        "kill" => Event::SessionKilled,
+        "drain" => Event::DrainStarted,
+        "drain_stop" => Event::DrainStopped,
+        _ => return None,
+    };
+    Some(kind(Change {
+        client: text(about.client),
+        before: text(about.before),
+        after: text(about.after),
+        by: by.who(),
+        message: cut(message),
+    }))
+}
+
+/// The event of a change that was not made.
+pub(super) fn refusal(action: &str, by: By, outcome: &str, why: &str) -> Event {
+    Event::ChangeRefused {
+        by: by.who(),
+        action: action.to_owned(),
+        outcome: outcome.to_owned(),
+        message: cut(why),
+    }
+}
+
+/// The name of the event that a line is part of.
+fn event_of(action: &str, before: Option<&str>) -> Option<&'static str> {
+    Some(match action {
+        "limit" => "limit_set",
+        "clear" => "limit_cleared",
+        "block" => "block_set",
+        "unblock" => "block_cleared",
+        "kill" => "session_killed",
+        "drain" => "drain_started",
+        "drain_stop" => "drain_stopped",
+        "reload" => "policy_changed",
+        "expiry" if before.is_some_and(|before| before.starts_with("blocked")) => "block_cleared",
+        "expiry" => "limit_cleared",
+        _ => return None,
+    })
 }
 
 /// Writes a change that was made.
@@ -65,6 +126,7 @@ pub(super) fn done(action: &str, by: By, about: About<'_>, message: &str) {
         part = about.part,
         before = about.before,
         after = about.after,
+        event = event_of(action, about.before),
         "{message}"
     );
 }
@@ -82,24 +144,34 @@ pub(super) fn refused(action: &str, by: By, command: Option<&Command>, error: &s
         action,
         outcome = "refused",
         command = command.map(as_sent),
+        event = "change_refused",
         "refused: {error}"
     );
 }
 
 /// What becomes of a command that is done to HAProxy's sessions. A dry run
-/// changes nothing.
-pub(super) fn session(command: &Command, peer: Peer, result: &Result<String, ErrorBody>) {
+/// changes nothing and is no event.
+pub(super) fn session(
+    command: &Command,
+    peer: Peer,
+    result: &Result<String, ErrorBody>,
+) -> Option<Event> {
     let by = By::Peer(peer);
     let (client, before, after) = match command {
         Command::Kill { flow, .. } => (flow, "open", "closed"),
         Command::Drain { server, .. } => (server, "open", "draining"),
         Command::StopDrain { server } => (server, "draining", "open"),
-        _ => return,
+        _ => return None,
     };
+    let action = action(command);
     match result {
-        Err(error) => refused(action(command), by, Some(command), &error.message),
+        Err(error) => {
+            refused(action, by, Some(command), &error.message);
+            Some(refusal(action, by, "refused", &error.message))
+        }
         Ok(message) if is_dry(command) => {
             tracing::info!(uid = peer.uid, pid = peer.pid, "{message}");
+            None
         }
         Ok(message) => {
             let about = About {
@@ -108,7 +180,8 @@ pub(super) fn session(command: &Command, peer: Peer, result: &Result<String, Err
                 after: Some(after),
                 part: None,
             };
-            done(action(command), by, about, message);
+            done(action, by, about, message);
+            event(action, by, about, message)
         }
     }
 }
@@ -130,12 +203,16 @@ pub(super) const fn action(command: &Command) -> &'static str {
         Command::Kill { .. } => "kill",
         Command::Drain { .. } => "drain",
         Command::StopDrain { .. } => "drain_stop",
+        Command::ResetQuota { .. } => "quota_reset",
+        Command::AddQuota { .. } => "quota_add",
         Command::Reload => "reload",
         Command::Flows(_)
         | Command::Clients(_)
         | Command::Servers(_)
+        | Command::Status
         | Command::History(_)
-        | Command::Status => "read",
+        | Command::Events(_)
+        | Command::Quota { .. } => "read",
     }
 }
 
@@ -162,18 +239,19 @@ struct Denied {
 }
 
 impl Denials {
-    /// Writes an attempt, or counts it.
-    pub fn add(&mut self, command: &Command, peer: Peer, now: Instant) {
+    /// Writes an attempt, or counts it; says which.
+    pub fn add(&mut self, command: &Command, peer: Peer, now: Instant) -> bool {
         self.settle(now);
         if self.0.len() >= USERS && !self.0.contains_key(&peer.uid) {
-            return;
+            return false;
         }
         let denied = self.0.entry(peer.uid).or_insert(Denied {
             since: now,
             count: 0,
         });
         denied.count += 1;
-        if denied.count <= DENIALS {
+        let written = denied.count <= DENIALS;
+        if written {
             tracing::warn!(
                 uid = peer.uid,
                 pid = peer.pid,
@@ -183,9 +261,11 @@ impl Denials {
                 action = action(command),
                 outcome = "denied",
                 command = as_sent(command),
+                event = "change_refused",
                 "denied"
             );
         }
+        written
     }
 
     /// Says how many were not written, once their time is over.
@@ -268,7 +348,9 @@ mod tests {
             log.contains("995 more attempts were denied uid=4001"),
             "{log}"
         );
-        let log = logged(|| denials.add(&Command::Reload, peer(4001), start + 2 * WINDOW));
+        let log = logged(|| {
+            assert!(denials.add(&Command::Reload, peer(4001), start + 2 * WINDOW));
+        });
         assert!(log.contains("denied uid=4001 pid=9"), "{log}");
     }
 

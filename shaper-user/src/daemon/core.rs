@@ -2,25 +2,32 @@
 //! threads and sockets, so that every step is tested alone.
 
 mod join;
+mod numbers;
 
 pub(super) use join::Plan;
 
 use super::audit::{self, About, By, Denials};
 use super::caps::Places;
-use super::events::EventLog;
+use super::events::{Clocks, EventLog};
 use super::notify;
+use super::presence::Presence;
+use super::quota::Quotas;
 use crate::control::server::{Answer, Peer};
 use crate::control::socket::set_group;
+use crate::events::bus::Bus;
+use crate::events::{Event, Part, cut};
 use crate::filter::FilterError;
 use crate::haproxy::View;
 use crate::haproxy::agent::Feed;
 use crate::history::Recorder;
 use crate::kernel::Kernel;
+use crate::metrics::Health;
 use crate::model;
-use crate::policy::changes::changes;
+use crate::policy::changes::{Change, changes};
 use crate::policy::client;
-use crate::policy::{Compiled, Expiry, Haproxy, Mode, OnExit, Policy, Rate, RateLimit};
+use crate::policy::{Compiled, Expiry, Haproxy, Metrics, Mode, OnExit, Policy, Rate, RateLimit};
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode};
+use crate::quota::store::FILE;
 use crate::runtime::{self, Overrides};
 use crate::sampler::Sampler;
 use anyhow::{Context, Result};
@@ -32,6 +39,7 @@ use shaper_common::stats::Stat;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Where the policy is.
 #[derive(Clone, Debug)]
@@ -54,6 +62,8 @@ pub struct Options {
     pub observe: bool,
     /// The control socket. What is set at runtime is kept beside it.
     pub socket: PathBuf,
+    /// The directory of what outlives a reboot.
+    pub state: PathBuf,
 }
 
 impl Options {
@@ -100,24 +110,34 @@ pub(super) struct Core<K> {
     options: Options,
     pub(super) policy: Policy,
     from_file: bool,
-    compiled: Arc<Compiled>,
-    overrides: Overrides,
+    pub(super) compiled: Arc<Compiled>,
+    pub(super) overrides: Overrides,
     pub(super) sampler: Sampler,
     pub(super) places: Places,
+    pub(super) quotas: Quotas,
+    /// The clients over their quota that the kernel holds.
+    pub(super) held_over: Vec<IpNet>,
+    /// Where events go.
+    pub(super) bus: Bus,
     events: EventLog,
+    presence: Presence,
     denials: Denials,
     since: Timestamp,
     samples: u64,
     sample_failures: u64,
     /// Microseconds that the last sample took.
     sample_us: u64,
+    /// How this thread does.
+    pub(super) health: Health,
+    /// Where metrics are read.
+    metrics: watch::Sender<Option<Metrics>>,
     /// Where the agent's weights go.
     feed: Feed,
     /// Where each sample goes for the history.
     recorder: Recorder,
-    /// Why the last sample, saving, expiry or limit by place failed; empty when
-    /// it did not.
-    trouble: [Option<String>; 4],
+    /// Why the last sample, saving, expiry, limit by place, write of usage or hold
+    /// of a quota failed; empty when it did not.
+    trouble: [Option<String>; 6],
 }
 
 /// Parts of a reloaded policy that have a line each in the log.
@@ -128,6 +148,8 @@ const SAMPLING: usize = 0;
 const SAVING: usize = 1;
 const EXPIRING: usize = 2;
 pub(super) const LIMITING: usize = 3;
+pub(super) const KEEPING: usize = 4;
+pub(super) const HOLDING: usize = 5;
 
 impl<K: Kernel> Core<K> {
     /// Puts the policy in force, with what was set at runtime before, and takes
@@ -145,7 +167,9 @@ impl<K: Kernel> Core<K> {
         }
         let mut overrides = loaded.overrides;
         overrides.expire(now);
-        let compiled = Arc::new(policy.compile(&overrides.list())?);
+        let mut quotas = Quotas::new(options.state.join(FILE), &policy, &kernel);
+        let held_over = quotas.catch_up(&policy, now)?;
+        let compiled = Arc::new(policy.compile_over(&overrides.list(), &held_over)?);
         kernel
             .apply(&compiled)
             .context("cannot put the policy in force")?;
@@ -160,25 +184,45 @@ impl<K: Kernel> Core<K> {
             overrides,
             sampler,
             places: Places::default(),
+            quotas,
+            held_over,
+            bus: Bus::default(),
             events: EventLog::default(),
+            presence: Presence::default(),
             denials: Denials::default(),
             since: now,
             samples: 0,
             sample_failures: 0,
             sample_us: 0,
+            health: Health::default(),
+            metrics: watch::Sender::new(None),
             feed,
             recorder: Recorder::default(),
-            trouble: [None, loaded.damaged, None, None],
+            trouble: [None, loaded.damaged, None, None, None, None],
         };
         core.feed.listen(core.policy.haproxy.agent);
+        core.metrics.send_replace(core.policy.metrics);
         let closed = core.close_blocked(&[]);
         tracing::info!("{}{closed}", core.in_force());
+        core.presence.settle(&core.kernel.interfaces());
+        core.bus.publish(core.started(), now);
         core.tick(now);
         Ok(core)
     }
 
     pub const fn on_exit(&self) -> OnExit {
         self.policy.on_exit
+    }
+
+    fn started(&self) -> Event {
+        Event::DaemonStarted {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            mode: mode(self.policy.mode).to_owned(),
+            policy: self
+                .from_file
+                .then(|| self.options.policy.path.display().to_string()),
+        }
     }
 
     /// Where HAProxy is, as the policy in force has it.
@@ -188,17 +232,47 @@ impl<K: Kernel> Core<K> {
 
     /// Joins flows with what HAProxy said last.
     pub fn set_view(&mut self, view: Arc<View>) {
+        for event in self.presence.haproxy(&view.sockets) {
+            self.bus.publish(event, Timestamp::now());
+        }
         self.sampler.set_view(view);
     }
 
     /// Keeps a history from now on.
-    pub fn record(&mut self, recorder: Recorder) {
+    pub fn keep_history(&mut self, recorder: Recorder) {
         self.recorder = recorder;
     }
 
     /// The end: what there is of the history's open minute is written.
-    pub fn finish(&mut self) {
+    pub fn finish_history(&mut self) {
         self.recorder.finish(&self.sampler);
+    }
+
+    /// Says that the daemon ends.
+    pub fn stopping(&self, signal: &str) {
+        let event = Event::DaemonStopping {
+            signal: signal.to_owned(),
+            on_exit: self.policy.on_exit.to_string(),
+        };
+        self.bus.publish(event, Timestamp::now());
+    }
+
+    /// Where metrics are to be read, whenever that changes.
+    pub fn metrics(&self) -> watch::Receiver<Option<Metrics>> {
+        self.metrics.subscribe()
+    }
+
+    /// Follows the interfaces of the host.
+    pub fn follow(&mut self) {
+        self.kernel.follow();
+        self.look(Timestamp::now());
+    }
+
+    /// Tells of interfaces that went or came.
+    fn look(&mut self, now: Timestamp) {
+        for event in self.presence.interfaces(&self.kernel.interfaces()) {
+            self.bus.publish(event, now);
+        }
     }
 
     /// The work of every second.
@@ -214,21 +288,39 @@ impl<K: Kernel> Core<K> {
                 return self.set_trouble(SAMPLING, Some(trouble));
             }
         };
-        let (events, ktime) = (std::mem::take(&mut sample.events), sample.now);
+        let events = std::mem::take(&mut sample.events);
+        let clocks = Clocks {
+            ktime: sample.now,
+            wall: now,
+        };
         let over = self.sampler.observe(sample, now);
-        self.recorder
-            .observe(&self.policy.history, &self.sampler, now);
-        self.events
-            .log(&events, &over, ktime, &self.compiled, &self.policy);
+        self.recorder.observe(
+            &self.policy.history,
+            &self.options.state,
+            &self.sampler,
+            now,
+        );
+        self.events.tell(
+            (&events, self.sampler.stats()),
+            &over,
+            clocks,
+            |client, direction| self.sampler.limited(client, direction),
+            (&self.compiled, &self.policy),
+            &self.bus,
+        );
+        self.look(now);
         let forgotten = if over.is_empty() {
             Ok(())
         } else {
             self.kernel.forget(&over)
         };
         self.limit_places();
+        self.count_quotas(now);
         self.feed_agent();
         self.samples += 1;
-        self.sample_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = start.elapsed();
+        self.sample_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.health.sampled(took);
         let trouble = forgotten
             .err()
             .map(|error| format!("cannot remove clients that left: {error:#}"));
@@ -236,9 +328,9 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Takes away the runtime settings that have ended.
-    fn expire(&mut self, now: Timestamp) {
+    fn expire(&mut self, at: Timestamp) {
         let mut overrides = self.overrides.clone();
-        if !overrides.expire(now) {
+        if !overrides.expire(at) {
             return;
         }
         let (set, before) = (self.overrides.list(), Arc::clone(&self.compiled));
@@ -249,10 +341,10 @@ impl<K: Kernel> Core<K> {
                     let limit = now.and_then(|now| now.limit.as_ref());
                     let block = now.and_then(|now| now.block.as_ref());
                     if set.limit.is_some() && limit.is_none() {
-                        self.ended(set.client, "limit", &before);
+                        self.ended(set.client, "limit", &before, at);
                     }
                     if set.block.is_some() && block.is_none() {
-                        self.ended(set.client, "block", &before);
+                        self.ended(set.client, "block", &before, at);
                     }
                 }
                 self.save();
@@ -267,7 +359,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// A runtime setting that has ended, for the log.
-    fn ended(&self, client: IpNet, what: &str, before: &Compiled) {
+    fn ended(&self, client: IpNet, what: &str, before: &Compiled, now: Timestamp) {
         let name = client::display(client);
         let about = About {
             client: Some(&name),
@@ -277,6 +369,15 @@ impl<K: Kernel> Core<K> {
         };
         let message = format!("the runtime {what} of {name} has ended");
         audit::done("expiry", By::Expiry, about, &message);
+        let action = if what == "block" { "unblock" } else { "clear" };
+        self.record(audit::event(action, By::Expiry, about, &message), now);
+    }
+
+    /// Whose line in the log is written already.
+    pub(super) fn record(&self, event: Option<Event>, now: Timestamp) {
+        if let Some(event) = event {
+            self.bus.record(event, now);
+        }
     }
 
     /// What a client is held to, and until when.
@@ -321,14 +422,15 @@ impl<K: Kernel> Core<K> {
                     .map_err(bad_filter),
                 Command::Clients(query) => self
                     .sampler
-                    .clients(query, &self.overrides.list())
-                    .map(Answer::Clients)
+                    .clients(query, &self.overrides.list(), self.quotas.over())
+                    .map(|clients| Answer::Clients(self.with_quotas(clients)))
                     .map_err(bad_filter),
                 Command::Servers(query) => self
                     .sampler
                     .servers(query)
                     .map(|servers| Answer::Servers(self.with_limits(servers)))
                     .map_err(bad_filter),
+                Command::Quota { client } => self.quota(client, now).map(Answer::Quota),
                 _ => Ok(Answer::Status(Box::new(self.status()))),
             };
         }
@@ -338,9 +440,14 @@ impl<K: Kernel> Core<K> {
         self.expire(now);
         let before = self
             .subject(&command)
-            .map(|client| (client, self.held(client)));
+            .map(|client| (client, self.words_for(&command, client)));
         let result = match command {
-            Command::Reload => self.audited_reload(By::Peer(peer)),
+            Command::Reload => self.audited_reload(By::Peer(peer), now),
+            Command::ResetQuota { ref client } => self.change_quota(client, None, now),
+            Command::AddQuota {
+                ref client,
+                ref bytes,
+            } => self.change_quota(client, Some(bytes), now),
             _ => self.change(&command, now),
         };
         match (&result, &before) {
@@ -350,17 +457,29 @@ impl<K: Kernel> Core<K> {
                 let about = About {
                     client: Some(&client::display(*client)),
                     before: Some(before),
-                    after: Some(&self.held(*client)),
+                    after: Some(&self.words_for(&command, *client)),
                     part: None,
                 };
-                audit::done(audit::action(&command), By::Peer(peer), about, message);
+                let (action, by) = (audit::action(&command), By::Peer(peer));
+                audit::done(action, by, about, message);
+                self.record(audit::event(action, by, about, message), now);
             }
             (Err(error), _) => {
-                let action = audit::action(&command);
-                audit::refused(action, By::Peer(peer), Some(&command), &error.message);
+                let (action, by) = (audit::action(&command), By::Peer(peer));
+                audit::refused(action, by, Some(&command), &error.message);
+                let event = audit::refusal(action, by, "refused", &error.message);
+                self.bus.record(event, now);
             }
         }
         result.map(|message| Answer::Done(Done { message }))
+    }
+
+    /// What a command is to change, as it is.
+    fn words_for(&self, command: &Command, client: IpNet) -> String {
+        match command {
+            Command::ResetQuota { .. } | Command::AddQuota { .. } => self.quota_words(client),
+            _ => self.held(client),
+        }
     }
 
     /// Whom a command sets something for.
@@ -369,7 +488,9 @@ impl<K: Kernel> Core<K> {
             Command::Limit { client, .. }
             | Command::ClearLimit { client }
             | Command::Block { client, .. }
-            | Command::Unblock { client } => self.client(client).ok(),
+            | Command::Unblock { client }
+            | Command::ResetQuota { client }
+            | Command::AddQuota { client, .. } => self.client(client).ok(),
             _ => None,
         }
     }
@@ -379,7 +500,11 @@ impl<K: Kernel> Core<K> {
         if peer.uid == 0 || self.policy.control_uids.contains(&peer.uid) {
             return Ok(());
         }
-        self.denials.add(command, peer, Instant::now());
+        if self.denials.add(command, peer, Instant::now()) {
+            let (action, by) = (audit::action(command), By::Peer(peer));
+            let event = audit::refusal(action, by, "denied", "this user may not change anything");
+            self.bus.record(event, Timestamp::now());
+        }
         Err(ErrorBody::new(
             ErrorCode::Denied,
             format!(
@@ -445,12 +570,16 @@ impl<K: Kernel> Core<K> {
                     client::display(client)
                 )
             }
-            // The first four change nothing; of the last three see `Core::plan`.
+            // The first change nothing; of the others see `Core::plan`.
             Command::Flows(_)
             | Command::Clients(_)
             | Command::Servers(_)
             | Command::History(_)
             | Command::Status
+            | Command::Events(_)
+            | Command::Quota { .. }
+            | Command::ResetQuota { .. }
+            | Command::AddQuota { .. }
             | Command::Kill { .. }
             | Command::Drain { .. }
             | Command::Reload
@@ -462,21 +591,24 @@ impl<K: Kernel> Core<K> {
         Ok(self.saved(message))
     }
 
-    fn client(&self, text: &str) -> Result<IpNet, ErrorBody> {
+    pub(super) fn client(&self, text: &str) -> Result<IpNet, ErrorBody> {
         runtime::parse_client(text, self.policy.ipv4_prefix, self.policy.ipv6_prefix)
             .map_err(|error| ErrorBody::bad(error.to_string()))
     }
 
     /// Reads the policy again, as SIGHUP asks: the log has what came of it.
     pub fn hangup(&mut self) {
-        if let Err(error) = self.audited_reload(By::Hangup) {
+        let now = Timestamp::now();
+        if let Err(error) = self.audited_reload(By::Hangup, now) {
             audit::refused("reload", By::Hangup, None, &error.message);
+            let event = audit::refusal("reload", By::Hangup, "refused", &error.message);
+            self.bus.record(event, now);
         }
     }
 
     /// A reload that was done has a line for itself, and one for each part of the
     /// policy that is another now.
-    fn audited_reload(&mut self, by: By) -> Result<String, ErrorBody> {
+    fn audited_reload(&mut self, by: By, now: Timestamp) -> Result<String, ErrorBody> {
         let before = self.policy.clone();
         let message = self
             .reload()
@@ -496,6 +628,7 @@ impl<K: Kernel> Core<K> {
             let message = format!("changed: {more} more parts of the policy");
             audit::done("reload", by, About::default(), &message);
         }
+        self.bus.record(changed(by, &message, &changes), now);
         Ok(message)
     }
 
@@ -511,7 +644,8 @@ impl<K: Kernel> Core<K> {
 
     fn try_reload(&mut self) -> Result<String> {
         let (policy, from_file) = self.options.load()?;
-        let compiled = policy.compile(&self.overrides.list())?;
+        let over = self.quotas.over().to_vec();
+        let compiled = policy.compile_over(&self.overrides.list(), &over)?;
         let regroup = policy.control_group != self.policy.control_group;
         if regroup {
             set_group(&self.options.socket, policy.control_group.as_deref())?;
@@ -526,7 +660,13 @@ impl<K: Kernel> Core<K> {
             }
         };
         self.policy = policy;
+        self.held_over = over;
+        self.follow_quotas(Timestamp::now());
+        self.hold_over();
+        // Those that the policy does not mean any more have not gone.
+        self.presence.settle(&self.kernel.interfaces());
         self.feed.listen(self.policy.haproxy.agent);
+        self.metrics.send_replace(self.policy.metrics);
         self.from_file = from_file;
         Ok(format!("{}{closed}", self.in_force()))
     }
@@ -550,7 +690,9 @@ impl<K: Kernel> Core<K> {
     }
 
     fn apply_overrides(&mut self, overrides: Overrides) -> Result<String> {
-        let compiled = self.policy.compile(&overrides.list())?;
+        let compiled = self
+            .policy
+            .compile_over(&overrides.list(), &self.held_over)?;
         let closed = self.apply(compiled)?;
         self.overrides = overrides;
         Ok(closed)
@@ -558,7 +700,7 @@ impl<K: Kernel> Core<K> {
 
     /// Puts a compiled policy in force, and closes the connections of whom it
     /// blocks newly; says so, for the end of a sentence.
-    fn apply(&mut self, compiled: Compiled) -> Result<String> {
+    pub(super) fn apply(&mut self, compiled: Compiled) -> Result<String> {
         self.kernel
             .apply(&compiled)
             .context("the kernel did not take it")?;
@@ -621,6 +763,8 @@ impl<K: Kernel> Core<K> {
         counters.insert("sample_us".to_owned(), self.sample_us);
         let mut warnings = self.kernel.warnings();
         warnings.extend(self.trouble.iter().flatten().cloned());
+        let quotas = self.quota_store();
+        warnings.extend(quotas.as_ref().and_then(|store| store.damaged.clone()));
         let haproxy = self.sampler.view().sockets_at(Instant::now());
         warnings.extend(haproxy.iter().filter_map(|socket| socket.error.clone()));
         let [upload, download] = totals.traffic;
@@ -638,6 +782,7 @@ impl<K: Kernel> Core<K> {
             overflow: self.kernel.overflow(),
             groups: self.sampler.groups(),
             haproxy,
+            quotas,
             // Known where they run, outside of this thread.
             drains: Vec::new(),
             flows: totals.flows,
@@ -651,6 +796,21 @@ impl<K: Kernel> Core<K> {
             at: self.sampler.at(),
             warnings,
         }
+    }
+}
+
+/// The event of a reload.
+fn changed(by: By, message: &str, changes: &[Change]) -> Event {
+    let part = |change: &Change| Part {
+        part: cut(&change.what),
+        before: cut(&change.before),
+        after: cut(&change.after),
+    };
+    Event::PolicyChanged {
+        by: by.who(),
+        message: cut(message),
+        changes: changes.iter().take(CHANGES_LOGGED).map(part).collect(),
+        more: changes.len().saturating_sub(CHANGES_LOGGED) as u64,
     }
 }
 

@@ -20,5 +20,6 @@ pub(super) fn options(dir: &TempDir) -> Options {
         interfaces: Vec::new(),
         observe: false,
         socket: dir.path().join("shaper.sock"),
+        state: dir.path().join("state"),
     }
 }

@@ -1,7 +1,8 @@
 //! What a test makes the daemon log.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use tracing::Dispatch;
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -17,8 +18,17 @@ impl Write for Lines {
     }
 }
 
+/// With one subscriber alone, `tracing` asks that of the thread which comes to a
+/// line of code first whether it is wanted at all: a test on another thread, which
+/// has none, would say no for all. So there is one more, and it says yes.
+fn hear_all() {
+    static ALL: OnceLock<Dispatch> = OnceLock::new();
+    ALL.get_or_init(|| Dispatch::new(tracing_subscriber::fmt().with_writer(io::sink).finish()));
+}
+
 /// The lines that `work` logs on this thread as `--log-format json` has them.
 pub(super) fn logged_json(work: impl FnOnce()) -> Vec<serde_json::Value> {
+    hear_all();
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -36,6 +46,7 @@ pub(super) fn logged_json(work: impl FnOnce()) -> Vec<serde_json::Value> {
 
 /// The lines that `work` logs on this thread, without time and module.
 pub(super) fn logged(work: impl FnOnce()) -> String {
+    hear_all();
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()

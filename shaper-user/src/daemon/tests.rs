@@ -2,6 +2,7 @@ use super::lab::options;
 use super::*;
 use crate::control::client::Client;
 use crate::haproxy::fake;
+use crate::protocol::EventsQuery;
 use crate::testing::{FakeKernel, client, flow};
 use nix::sys::signal::{Signal, raise};
 use shaper_common::key::TCP;
@@ -47,8 +48,27 @@ async fn it_serves_reloads_on_sighup_and_stops_on_sigterm() {
             .unwrap();
     }
 
+    // Those who follow events read them as they come, on a connection of their own.
+    let mut follower = Client::connect(&path).await.unwrap();
+    let query = |follow| EventsQuery {
+        follow,
+        filter: "event:daemon_started,policy_changed".to_owned(),
+        ..EventsQuery::default()
+    };
+    assert_eq!(follower.events(query(true)).await.unwrap().events, []);
+
     std::fs::write(&file, "ports = [8443]\non_exit = \"detach\"").unwrap();
     raise(Signal::SIGHUP).unwrap();
+    let next = tokio::time::timeout(Duration::from_secs(10), follower.next::<Batch>());
+    let followed = next.await.unwrap().unwrap();
+    let names = |batch: &Batch| -> Vec<_> {
+        let events = batch.events.iter();
+        events.map(|record| record.event.name()).collect()
+    };
+    assert_eq!(names(&followed), ["policy_changed"]);
+    let kept = control.events(query(false)).await.unwrap();
+    assert_eq!(names(&kept), ["daemon_started", "policy_changed"]);
+    assert_eq!(kept.events[1], followed.events[0]);
     let reloaded = async {
         while control.status().await.unwrap().ports != [8443] {
             tokio::task::yield_now().await;
@@ -107,12 +127,15 @@ async fn flows_are_joined_with_haproxy_and_a_reload_changes_its_sockets() {
         views: poll::start(changes),
     };
     let core = Core::start(kernel, loaded, options, feed, Timestamp::now()).unwrap();
+    let bus = core.bus.clone();
     let thread = std::thread::spawn(move || turn(core, &inbox, join));
     let handle = Handle {
-        history: crate::history::start().unwrap().1,
+        history: history::start().unwrap().1,
         messages,
         actions: Arc::default(),
         agent,
+        bus,
+        exporter: Exporter::new(watch::channel(None).1),
     };
     let joined = async |client: &str| {
         let peer = Peer {
@@ -184,6 +207,7 @@ async fn a_policy_that_the_kernel_refuses_ends_the_start() {
         interfaces: Vec::new(),
         observe: true,
         socket: dir.path().join("shaper.sock"),
+        state: dir.path().join("state"),
     };
     let socket = Socket::bind(&options.socket).unwrap();
     let kernel = FakeKernel::default();

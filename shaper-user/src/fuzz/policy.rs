@@ -51,6 +51,8 @@ fn write(policy: &Policy) -> Table {
     put(&mut root, "on_exit", text(policy.on_exit));
     put(&mut root, "max_flows", number(policy.max_flows));
     put(&mut root, "max_clients", number(policy.max_clients));
+    let zone = policy.time_zone.iana_name().unwrap_or_default();
+    put(&mut root, "time_zone", text(zone));
     let mut client = Table::new();
     put(&mut client, "ipv4_prefix", number(policy.ipv4_prefix));
     put(&mut client, "ipv6_prefix", number(policy.ipv6_prefix));
@@ -68,6 +70,12 @@ fn write(policy: &Policy) -> Table {
     }
     put(&mut root, "control", control.into());
     put(&mut root, "haproxy", haproxy(policy).into());
+    if let Some(metrics) = &policy.metrics {
+        let mut table = Table::new();
+        put(&mut table, "listen", text(metrics.listen));
+        put(&mut table, "top_clients", number(metrics.top_clients));
+        put(&mut root, "metrics", table.into());
+    }
     put(&mut root, "history", history(policy).into());
     root
 }
@@ -123,6 +131,14 @@ fn limits(limits: &Limits) -> Table {
     if let Some(rate) = limits.connection_rate {
         put(&mut table, "connection_rate", text(rate));
     }
+    if let Some(limit) = &limits.quota {
+        let mut quota = Table::new();
+        put(&mut quota, "bytes", text(Size(limit.bytes)));
+        put(&mut quota, "per", text(limit.per));
+        put(&mut quota, "counts", text(limit.counts));
+        put(&mut quota, "then", text(&limit.then));
+        put(&mut table, "quota", quota.into());
+    }
     table
 }
 
@@ -131,7 +147,9 @@ fn rule(rule: &Rule) -> Value {
     limit(&mut table, "group_upload", rule.group.upload);
     limit(&mut table, "group_download", rule.group.download);
     put(&mut table, "name", text(&rule.name));
-    put(&mut table, "clients", clients(&rule.clients));
+    if !rule.clients.is_empty() {
+        put(&mut table, "clients", clients(&rule.clients));
+    }
     put(&mut table, "exempt", rule.exempt.into());
     put(&mut table, "block", rule.block.into());
     table.into()

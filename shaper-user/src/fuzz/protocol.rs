@@ -3,10 +3,12 @@
 
 use crate::control::request::parse;
 use crate::control::server::users::Users;
-use crate::control::server::{Answer, Handler, Limits, Peer, serve_one};
+use crate::control::server::{Answer, Handler, Limits, Peer, Places, serve_one};
+use crate::events::filter::EventFilter;
 use crate::filter::Filter;
 use crate::haproxy::kill::FlowName;
 use crate::policy::Rate;
+use crate::policy::units::Size;
 use crate::protocol::{Command, Done, ErrorBody, ErrorCode, Request, Response, VERSION};
 use crate::runtime::parse_client;
 use std::io;
@@ -80,6 +82,9 @@ fn understood(command: &Command) {
         Command::Flows(query) | Command::Clients(query) | Command::Servers(query) => {
             let _ = Filter::parse(&query.filter);
         }
+        Command::Events(query) => {
+            let _ = EventFilter::parse(&query.filter);
+        }
         Command::Limit {
             client,
             upload,
@@ -100,7 +105,15 @@ fn understood(command: &Command) {
         }
         Command::ClearLimit { client }
         | Command::Block { client, .. }
-        | Command::Unblock { client } => names_a_client(client),
+        | Command::Unblock { client }
+        | Command::Quota { client }
+        | Command::ResetQuota { client } => names_a_client(client),
+        Command::AddQuota { client, bytes } => {
+            names_a_client(client);
+            if let Ok(size) = bytes.parse::<Size>() {
+                assert_eq!(size.to_string().parse(), Ok(size));
+            }
+        }
         Command::Kill { flow, .. } => {
             if let Ok(flow) = flow.parse::<FlowName>() {
                 assert_eq!(flow.to_string().parse(), Ok(flow));
@@ -139,9 +152,12 @@ fn converse(writes: &[&[u8]]) -> io::Result<Vec<Response>> {
         let (ours, theirs) = UnixStream::pair()?;
         let peer = Peer { uid: 0, pid: None };
         let (user, _place) = Users::default()
-            .place(peer.uid, LIMITS.per_user)
+            .place(peer.uid, LIMITS.per_user, LIMITS.followers_per_user)
             .ok_or_else(|| io::Error::other("no place for the first of them"))?;
-        let server = tokio::spawn(async move { serve_one(theirs, &Yes, LIMITS, peer, user).await });
+        let server =
+            tokio::spawn(
+                async move { serve_one(theirs, &Yes, LIMITS, peer, Places::of(user)).await },
+            );
         let (mut read, mut write) = ours.into_split();
         let written = async move {
             for bytes in writes {

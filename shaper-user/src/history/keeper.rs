@@ -1,11 +1,11 @@
 //! The thread that owns the store. Whoever reads the kernel hands minutes over and
 //! does not wait; whoever asks waits for the answer alone.
 
+use super::Settings;
 use super::collect::Collector;
 use super::query;
 use super::record::Minute;
 use super::store::{Store, Trouble, aside};
-use super::{Settings, state_directory};
 use crate::model;
 use crate::policy::History;
 use crate::protocol::{ErrorBody, ErrorCode, HistoryQuery};
@@ -13,6 +13,7 @@ use crate::sampler::Sampler;
 use jiff::Timestamp;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -84,10 +85,10 @@ pub fn start() -> std::io::Result<(Recorder, Keeper)> {
 
 impl Recorder {
     /// Takes in the last sample; what the policy says may be another than before.
-    pub fn observe(&mut self, policy: &History, sampler: &Sampler, now: Timestamp) {
+    pub fn observe(&mut self, policy: &History, state: &Path, sampler: &Sampler, now: Timestamp) {
         let Some(to) = &self.to else { return };
         if self.policy.as_ref() != Some(policy) {
-            let settings = Settings::of(policy, state_directory().as_deref());
+            let settings = Settings::of(policy, state);
             let keeps = settings.is_ok();
             let why = settings.as_ref().err().cloned();
             self.flow_min = policy.flow_min;

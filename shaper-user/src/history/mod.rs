@@ -23,9 +23,7 @@ pub use keeper::{Keeper, Recorder, start};
 use crate::policy::History;
 use std::path::{Path, PathBuf};
 
-/// Where a service's state is, unless systemd says otherwise.
-pub const STATE_DIRECTORY: &str = "/var/lib/shaper";
-/// The store in it.
+/// The store in the state directory.
 pub const FILE: &str = "history.redb";
 
 /// What the store is told.
@@ -49,20 +47,20 @@ impl Settings {
     ///
     /// # Errors
     /// The reason, for a person.
-    pub fn of(policy: &History, state: Option<&Path>) -> Result<Self, String> {
+    pub fn of(policy: &History, state: &Path) -> Result<Self, String> {
         if !policy.enabled {
             return Err("the policy says `enabled = false` in [history]".to_owned());
         }
         let path = match &policy.path {
             Some(path) => path.clone(),
-            None => state
-                .ok_or_else(|| {
-                    format!(
-                        "there is no {STATE_DIRECTORY}; make it and start the daemon again, or \
-                         set `path` in [history]"
-                    )
-                })?
-                .join(FILE),
+            None if state.is_dir() => state.join(FILE),
+            None => {
+                return Err(format!(
+                    "there is no {}; make it and start the daemon again, or set `path` in \
+                     [history]",
+                    state.display()
+                ));
+            }
         };
         Ok(Self {
             path,
@@ -71,17 +69,6 @@ impl Settings {
             max_size: policy.max_size,
         })
     }
-}
-
-/// The state directory that is there: systemd's, or the usual one.
-#[must_use]
-pub fn state_directory() -> Option<PathBuf> {
-    let given = std::env::var_os("STATE_DIRECTORY")
-        .and_then(|all| std::env::split_paths(&all).next())
-        .filter(|path| path.is_absolute());
-    given
-        .or_else(|| Some(STATE_DIRECTORY.into()))
-        .filter(|path| path.is_dir())
 }
 
 #[cfg(test)]

@@ -237,7 +237,9 @@ impl Lab {
         self.kernel.state().sample.clients[0].1.traffic[0].bytes += bytes;
         let sample = self.kernel.sample().unwrap();
         self.sampler.observe(sample, now);
-        self.recorder.observe(&self.policy, &self.sampler, now);
+        let none = Path::new("/nowhere");
+        self.recorder
+            .observe(&self.policy, none, &self.sampler, now);
     }
 
     async fn ask(&self) -> Result<crate::model::History, crate::protocol::ErrorBody> {
@@ -319,12 +321,12 @@ async fn a_disk_that_takes_nothing_is_told_of_and_not_fatal() {
 #[tokio::test]
 async fn without_a_place_there_is_no_history_and_the_reason() {
     let policy = History::default();
-    let why = Settings::of(&policy, None).unwrap_err();
-    assert!(why.contains("set `path` in [history]"), "{why}");
-    let found = Settings::of(&policy, Some(Path::new("/state"))).unwrap();
-    assert_eq!(found.path, Path::new("/state/history.redb"));
-    assert!(!found.make_directory);
     let dir = tempfile::tempdir().unwrap();
+    let why = Settings::of(&policy, &dir.path().join("none")).unwrap_err();
+    assert!(why.contains("set `path` in [history]"), "{why}");
+    let found = Settings::of(&policy, dir.path()).unwrap();
+    assert_eq!(found.path, dir.path().join("history.redb"));
+    assert!(!found.make_directory);
     let mut lab = lab(dir.path().join(FILE));
     lab.policy.enabled = false;
     lab.second(at(0), 1);

@@ -68,6 +68,8 @@ pub struct EbpfKernel {
     pub(super) unsure: HashMap<FlowKey, u64>,
     /// To tables that fit, until the first policy is in force.
     migration: Option<Migration>,
+    /// Whether all maps were made here, none adopted.
+    made: bool,
     /// Whether the socket program is attached.
     hooked: bool,
     /// What an interrupted start or detach left: counted anew once.
@@ -111,6 +113,7 @@ pub fn open(mut options: Options) -> Result<EbpfKernel> {
         migrate::write_version(&pins)?;
         steps::done(Step::Version);
     }
+    let made = migration.is_none() && !pins.join(names::CLIENTS).exists();
     let path = |name: &str| match &migration {
         Some(migration) => migration.path(name),
         None => pins.join(name),
@@ -150,6 +153,7 @@ pub fn open(mut options: Options) -> Result<EbpfKernel> {
         next_reap: Instant::now(),
         unsure: HashMap::new(),
         migration,
+        made,
         hooked: false,
         interrupted,
         full: Full::default(),
@@ -404,6 +408,10 @@ impl Kernel for EbpfKernel {
 
     fn generation(&self) -> u32 {
         self.generation
+    }
+
+    fn counters(&self) -> (u64, bool) {
+        (self.netns_cookie, self.made)
     }
 
     fn forget(&mut self, clients: &[ClientKey]) -> Result<()> {

@@ -78,6 +78,13 @@ pub trait Kernel: Send {
     /// have not sent since.
     fn generation(&self) -> u32;
 
+    /// Whose counters these are (a number for the network namespace), and whether
+    /// they all began from zero when this kernel side was opened: it did not adopt
+    /// any of before.
+    fn counters(&self) -> (u64, bool) {
+        (0, false)
+    }
+
     /// Removes clients that nothing refers to any more.
     ///
     /// # Errors

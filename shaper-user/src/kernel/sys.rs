@@ -318,7 +318,9 @@ pub fn ktime() -> u64 {
     })
 }
 
-/// The cookie of this thread's network namespace (`SO_NETNS_COOKIE`, 5.14).
+/// The cookie of this thread's network namespace (`SO_NETNS_COOKIE`, 5.14). The
+/// first that an older kernel is asked for, so its refusal names what is needed
+/// for all of it.
 ///
 /// # Errors
 /// When the kernel has no such option.
@@ -339,8 +341,14 @@ pub fn netns_cookie() -> Result<u64> {
         )
     };
     if result < 0 {
-        return Err(io::Error::last_os_error())
-            .context("asking for the network namespace (SO_NETNS_COOKIE, kernel 5.14)");
+        let error = io::Error::last_os_error();
+        let why = match error.raw_os_error() {
+            Some(libc::ENOPROTOOPT) => {
+                "kernel 5.15 or later is needed (uname -r): this one has no SO_NETNS_COOKIE"
+            }
+            _ => "asking for the network namespace (SO_NETNS_COOKIE)",
+        };
+        return Err(error).context(why);
     }
     Ok(cookie)
 }

@@ -3,7 +3,8 @@
 use super::client::display;
 use super::units::Size;
 use super::{
-    Compiled, History, Limits, NamedClass, PlaceRule, Policy, Rate, RateLimit, Rule, ServerLimit,
+    Compiled, History, Limits, NamedClass, PlaceRule, Policy, Quota, Rate, RateLimit, Rule,
+    ServerLimit,
 };
 use crate::addr::prefix_to_kernel;
 use ipnet::IpNet;
@@ -68,6 +69,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         max_clients,
         ipv4_prefix,
         ipv6_prefix,
+        time_zone,
         default,
         rules,
         places,
@@ -75,6 +77,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         control_uids,
         control_group,
         haproxy,
+        metrics,
         history,
         ..
     } = policy;
@@ -95,11 +98,18 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         format!("IPv4 /{ipv4_prefix}, IPv6 /{ipv6_prefix}"),
         &prefixes,
     );
+    let zone = time_zone.iana_name().unwrap_or(NONE);
+    add("time_zone".to_owned(), zone.to_owned(), &zone);
     add("control.uids".to_owned(), list(control_uids), control_uids);
     let group = control_group.as_deref().unwrap_or(NONE);
     add("control.group".to_owned(), group.to_owned(), control_group);
     let actions = list(&haproxy.actions);
     add("haproxy.actions".to_owned(), actions, &haproxy.actions);
+    let listen = metrics.map_or_else(
+        || NONE.to_owned(),
+        |metrics| format!("{}, {} clients", metrics.listen, metrics.top_clients),
+    );
+    add("metrics".to_owned(), listen, metrics);
     add("history".to_owned(), of_history(history), history);
     add("default".to_owned(), limits(default), default);
     for rule in rules {
@@ -199,6 +209,18 @@ fn limits(limits: &Limits) -> String {
     }
     if let Some(rate) = limits.connection_rate {
         what.push(format!("connection_rate {rate}"));
+    }
+    if let Some(quota) = &limits.quota {
+        let Quota {
+            bytes,
+            per,
+            counts,
+            then,
+        } = &**quota;
+        what.push(format!(
+            "quota {} per {per} of {counts}, then {then}",
+            Size(*bytes)
+        ));
     }
     together(what)
 }

@@ -1,7 +1,7 @@
 //! The values that are one of a few words.
 
 use super::units::{Text, UnitError};
-use super::{Action, Mode, OnExit, Xdp};
+use super::{Action, Counts, Mode, OnExit, Xdp};
 use serde::de::{Deserialize, Deserializer};
 use std::fmt;
 use std::str::FromStr;
@@ -40,6 +40,11 @@ choices! {
     Action ("\"kill\" or \"drain\"") {
         "kill" => Kill,
         "drain" => Drain,
+    }
+    Counts ("\"upload\", \"download\" or \"both\"") {
+        "upload" => Upload,
+        "download" => Download,
+        "both" => Both,
     }
     Mode ("\"enforce\" or \"observe\"") {
         "enforce" => Enforce,

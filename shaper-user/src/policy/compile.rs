@@ -2,6 +2,7 @@
 
 use super::client::MAPPED;
 use super::lookup::{PrefixMap, number};
+use super::quota::{Quota, Then};
 use super::{
     Compiled, GroupLimits, Limits, Mode, NamedClass, NamedGroup, Override, Policy, RateLimit, Rule,
     Tables,
@@ -15,8 +16,9 @@ use shaper_common::class::{
 use shaper_common::group::MAX_GROUPS;
 use shaper_common::key::V4_MAPPED_BITS;
 use shaper_common::names::MAX_RULES;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Two generations share the trie.
 const MAX_PREFIXES: usize = MAX_RULES as usize / 2;
@@ -70,6 +72,7 @@ impl Limits {
             flow_download: self.flow_download.or(base.flow_download),
             max_connections: self.max_connections.or(base.max_connections),
             connection_rate: self.connection_rate.or(base.connection_rate),
+            quota: self.quota.clone().or_else(|| base.quota.clone()),
         }
     }
 }
@@ -83,6 +86,8 @@ struct Target {
     group: GroupLimits,
     exempt: bool,
     block: bool,
+    /// As the rule has it, whatever else holds.
+    quota: Option<Arc<Quota>>,
 }
 
 impl Target {
@@ -148,6 +153,7 @@ impl Classes<'_> {
             },
             upload: target.limits.upload,
             download: target.limits.download,
+            quota: target.quota.clone(),
         });
         self.index.insert(target, next);
         next
@@ -160,20 +166,42 @@ impl Policy {
     #[must_use]
     pub fn effective(&self, rule: &Rule) -> Limits {
         if rule.exempt || rule.block {
-            Limits::default()
-        } else {
-            rule.limits.over(&self.default)
+            return Limits::default();
         }
+        let mut limits = rule.limits.over(&self.default);
+        // What a quota ends in does not begin it again.
+        limits.quota = limits.quota.filter(|quota| match &quota.then {
+            Then::Rule(name) => *name != rule.name,
+            Then::Block => true,
+        });
+        limits
     }
 
     fn target(&self, rule: Option<usize>) -> Target {
         let found = rule.and_then(|i| self.rules.get(i));
+        let mut limits = found.map_or_else(|| self.default.clone(), |rule| self.effective(rule));
         Target {
             rule,
-            limits: found.map_or_else(|| self.default.clone(), |rule| self.effective(rule)),
+            quota: limits.quota.take(),
+            limits,
             group: found.map_or_else(GroupLimits::default, |rule| rule.group),
             exempt: found.is_some_and(|rule| rule.exempt),
             block: found.is_some_and(|rule| rule.block),
+        }
+    }
+
+    /// A client of `rule` that has used its quota is held to what comes then. It
+    /// stays the rule's, by name and quota.
+    fn after_quota(&self, target: &mut Target) {
+        match target.quota.as_ref().map(|quota| &quota.then) {
+            None => {}
+            Some(Then::Block) => target.block = true,
+            Some(Then::Rule(name)) => {
+                let then = self.rules.iter().position(|rule| rule.name == *name);
+                let then = self.target(then);
+                target.limits = then.limits;
+                target.block = then.block;
+            }
         }
     }
 
@@ -188,6 +216,20 @@ impl Policy {
     /// # Errors
     /// When it does not fit the kernel's tables.
     pub fn compile(&self, overrides: &[Override]) -> Result<Compiled, CompileError> {
+        self.compile_over(overrides, &[])
+    }
+
+    /// What the kernel is given while the clients `over` have used their quota.
+    /// What is set at runtime holds over that: a limit ends a block by a quota.
+    /// Where the trie has no room the last of them are left out.
+    ///
+    /// # Errors
+    /// When it does not fit the kernel's tables.
+    pub fn compile_over(
+        &self,
+        overrides: &[Override],
+        over: &[IpNet],
+    ) -> Result<Compiled, CompileError> {
         let mut rules = PrefixMap::new();
         for (index, rule) in self.rules.iter().enumerate() {
             for net in &rule.clients {
@@ -206,12 +248,29 @@ impl Policy {
             list: Vec::new(),
         };
         let default = classes.of(self.target(None));
-        let nets: BTreeSet<IpNet> = rules.prefixes().chain(runtime.prefixes()).collect();
+        let mut nets: BTreeSet<IpNet> = rules.prefixes().chain(runtime.prefixes()).collect();
+        // One is kept for the shadow of IPv4.
+        let room = (MAX_PREFIXES - 1).saturating_sub(nets.len());
+        let held: HashSet<IpNet> = over
+            .iter()
+            .filter(|net| self.prefixes().cut(**net) == **net)
+            .take(room)
+            .copied()
+            .collect();
+        nets.extend(&held);
         let mut compiled: Vec<_> = nets
             .iter()
             .map(|net| {
-                let mut target = self.target(rules.holding(*net).next_back().copied());
-                for over in runtime.holding(*net).flatten() {
+                let rule = rules.holding(*net).next_back().copied();
+                let mut target = self.target(rule);
+                let set: Vec<_> = runtime.holding(*net).flatten().collect();
+                if held.contains(net) {
+                    self.after_quota(&mut target);
+                    if target.block && set.iter().any(|over| over.limit.is_some()) {
+                        target = self.target(rule);
+                    }
+                }
+                for over in set {
                     target.lay_over(over);
                 }
                 let (network, bits) = prefix_to_kernel(*net);
@@ -254,6 +313,7 @@ impl Policy {
             classes: classes.list,
             groups,
             rules: compiled,
+            over_left_out: over.len() - held.len(),
         })
     }
 

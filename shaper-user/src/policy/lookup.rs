@@ -2,7 +2,7 @@
 //! of every sample, and in a set of prefixes while one is compiled.
 
 use super::Compiled;
-use crate::addr::prefix_from_kernel;
+use crate::addr::{prefix_from_kernel, prefix_to_kernel};
 use ipnet::IpNet;
 use shaper_common::class::CLASS_BLOCK;
 use shaper_common::key::{Addr, ClientKey};
@@ -52,6 +52,14 @@ impl Compiled {
 }
 
 impl Compiled {
+    /// The rule of a client, or `default`.
+    #[must_use]
+    pub fn rule_of(&self, client: IpNet) -> &str {
+        let (addr, _) = prefix_to_kernel(client);
+        let class = self.classes.get(self.class_of(&ClientKey { addr }));
+        class.map_or("", |class| class.rule.as_str())
+    }
+
     /// The prefixes whose clients are blocked.
     #[must_use]
     pub fn blocked(&self) -> Vec<IpNet> {

@@ -2,6 +2,7 @@
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use std::fmt;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -58,7 +59,7 @@ impl std::error::Error for PolicyErrors {}
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It could not be read.
-    #[error("cannot read the policy {}", path.display())]
+    #[error("cannot read the policy {}{}", path.display(), way_out(source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -68,6 +69,18 @@ pub enum LoadError {
     /// It has mistakes.
     #[error(transparent)]
     Invalid(#[from] PolicyErrors),
+}
+
+/// What to type where a policy could not be read.
+fn way_out(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            " (a first one: `cp /usr/share/doc/shaper/examples/policy.toml /etc/shaper/`; \
+             without --policy `shaper run` only observes)"
+        }
+        ErrorKind::PermissionDenied => " (run it by `sudo`)",
+        _ => "",
+    }
 }
 
 /// Mistakes as they are found, by their place in bytes.

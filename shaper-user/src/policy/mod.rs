@@ -10,6 +10,7 @@
 //! | `choices` | the values that are one of a few words |
 //! | `section` | a TOML table, read key by key with every mistake collected |
 //! | `parse` | the file to a [`Policy`] |
+//! | [`quota`] | how much a client may move in a time |
 //! | [`place`] | limits by where HAProxy sends a connection |
 //! | `compile` | a [`Policy`] and the runtime overrides to a [`Compiled`] |
 //! | `lookup` | the longest prefix, as the kernel's trie finds it |
@@ -25,6 +26,7 @@ mod lookup;
 pub mod mistake;
 mod parse;
 pub mod place;
+pub mod quota;
 mod report;
 mod section;
 mod tables;
@@ -33,15 +35,18 @@ pub mod units;
 pub use compile::CompileError;
 pub use mistake::{LoadError, Mistake, PolicyErrors};
 pub use place::{PlaceRule, ServerLimit};
+pub use quota::{Counts, Per, Quota, Then};
 pub use report::report;
 pub use tables::Tables;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use shaper_common::class::{Class, Settings};
 use shaper_common::key::Addr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bits per second, decimal, as in tc. Never zero.
@@ -72,6 +77,8 @@ pub struct Limits {
     pub max_connections: Option<u32>,
     /// New connections in a time; as many at once as that time allows.
     pub connection_rate: Option<ConnectionRate>,
+    /// Bytes in a time, and what holds once they are used.
+    pub quota: Option<Arc<Quota>>,
 }
 
 /// What all clients of a rule are held to together, above what holds each.
@@ -122,6 +129,25 @@ pub struct Haproxy {
     pub agent: Option<SocketAddr>,
     /// What may be done to HAProxy's sessions; none by default.
     pub actions: Vec<Action>,
+}
+
+/// Where metrics are read, and of how many clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// The address of the HTTP listener.
+    pub listen: SocketAddr,
+    /// Of so many clients, those that move most, there are series.
+    pub top_clients: u32,
+}
+
+impl Default for Metrics {
+    /// 127.0.0.1:9750, 20 clients.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9750)),
+            top_clients: 20,
+        }
+    }
 }
 
 /// Something that `shaper` does to HAProxy's sessions when told to.
@@ -200,7 +226,8 @@ pub enum OnExit {
 pub struct Rule {
     /// Its name, unique.
     pub name: String,
-    /// Clients it is for; never longer than the client prefix.
+    /// Clients it is for; never longer than the client prefix. None where it only
+    /// says what holds after a quota.
     pub clients: Vec<IpNet>,
     /// What it sets; the rest comes from `[default]`.
     pub limits: Limits,
@@ -234,6 +261,8 @@ pub struct Policy {
     pub ipv4_prefix: u8,
     /// Bits of an IPv6 address that name a client.
     pub ipv6_prefix: u8,
+    /// Whose days, weeks and months quotas go by.
+    pub time_zone: TimeZone,
     /// Every client that no rule matches.
     pub default: Limits,
     /// The rules, in the order of the file.
@@ -249,6 +278,8 @@ pub struct Policy {
     pub control_group: Option<String>,
     /// Where HAProxy's sockets are, and what may be done there.
     pub haproxy: Haproxy,
+    /// Where metrics are read; `None`: nowhere.
+    pub metrics: Option<Metrics>,
     /// What is kept of the last hours.
     pub history: History,
 }
@@ -289,6 +320,8 @@ pub struct NamedClass {
     pub upload: Option<RateLimit>,
     /// The download limit behind it, as written.
     pub download: Option<RateLimit>,
+    /// The quota of the clients of this class, used or not.
+    pub quota: Option<Arc<Quota>>,
 }
 
 /// A rule that bounds its clients together.
@@ -323,4 +356,6 @@ pub struct Compiled {
     /// Prefix (network, bits of an [`Addr`]) to index in `classes`; sorted by
     /// network, then by bits, and without duplicates.
     pub rules: Vec<(Addr, u32, u32)>,
+    /// Clients over their quota for whom the trie had no room.
+    pub over_left_out: usize,
 }

@@ -2,7 +2,9 @@
 
 mod haproxy;
 mod history;
+mod metrics;
 mod place;
+mod quota;
 mod rules;
 mod server_limit;
 
@@ -13,6 +15,7 @@ use super::section::{At, Int, Section};
 use super::tables::{CLIENTS_MAX, FLOWS_MAX, TABLE_MIN};
 use super::units::Size;
 use super::{ConnectionRate, Haproxy, History, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
+use jiff::tz::TimeZone;
 use serde::de::DeserializeOwned;
 use shaper_common::names::{MAX_CLIENTS, MAX_FLOWS, MAX_INTERFACES};
 use std::collections::{BTreeMap, HashMap};
@@ -111,6 +114,7 @@ impl Policy {
             max_clients: MAX_CLIENTS,
             ipv4_prefix: DEFAULT_IPV4_PREFIX,
             ipv6_prefix: DEFAULT_IPV6_PREFIX,
+            time_zone: TimeZone::UTC,
             default: Limits::default(),
             rules: Vec::new(),
             places: Vec::new(),
@@ -118,6 +122,7 @@ impl Policy {
             control_uids: Vec::new(),
             control_group: None,
             haproxy: Haproxy::default(),
+            metrics: None,
             history: History::default(),
         }
     }
@@ -143,18 +148,23 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
     let max_clients =
         size::<TABLE_MIN, CLIENTS_MAX>(&mut root, "max_clients", MAX_CLIENTS, mistakes);
     let prefixes = client(&mut root, mistakes);
+    let time_zone = quota::time_zone(&mut root, mistakes);
+    let mut named = Vec::new();
     let default = root
         .table("default", "[default]", "the table [default]", mistakes)
         .map(|mut section| {
-            let limits = limits(&mut section, mistakes);
+            let mut limits = limits(&mut section, mistakes);
+            limits.quota = quota::quota(&mut section, None, &mut named, mistakes);
             section.finish(mistakes);
             limits
         })
         .unwrap_or_default();
-    let (rules, places) = rules::rules(&mut root, prefixes, lines, mistakes);
+    let (rules, places) = rules::rules(&mut root, prefixes, lines, &mut named, mistakes);
+    quota::check(named, &rules, &places, mistakes);
     let server_limits = server_limit::server_limits(&mut root, lines, mistakes);
     let (control_uids, control_group) = control(&mut root, mistakes);
     let haproxy = haproxy::haproxy(&mut root, mistakes);
+    let metrics = metrics::metrics(&mut root, mistakes);
     let history = history::history(&mut root, mistakes);
     root.finish(mistakes);
     Policy {
@@ -167,6 +177,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         max_clients,
         ipv4_prefix: prefixes.ipv4,
         ipv6_prefix: prefixes.ipv6,
+        time_zone,
         default,
         rules,
         places,
@@ -174,6 +185,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         control_uids,
         control_group,
         haproxy,
+        metrics,
         history,
     }
 }
@@ -312,6 +324,7 @@ fn limits(section: &mut Section<'_, '_>, mistakes: &mut Mistakes) -> Limits {
         connection_rate: section
             .get::<ConnectionRate>(rate, mistakes)
             .map(|(rate, _)| rate),
+        quota: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a policy means, as `shaper check` prints it.
 
 mod places;
+mod quotas;
 
 use super::client::display;
 use super::interface;
@@ -66,6 +67,7 @@ pub fn report(policy: &Policy) -> String {
             }
         }
     }
+    text.push_str(&quotas::quotas(policy));
     text.push_str(&places::places(policy));
     text
 }
@@ -112,6 +114,13 @@ fn head(policy: &Policy) -> String {
         lines.push(("may read", format!("root, group {group}")));
     }
     lines.push(("haproxy", haproxy(&policy.haproxy)));
+    if let Some(metrics) = policy.metrics {
+        let clients = match metrics.top_clients {
+            0 => "no client by itself".to_owned(),
+            most => format!("the {most} busiest clients"),
+        };
+        lines.push(("metrics", format!("on {}, of {clients}", metrics.listen)));
+    }
     let mut text = String::new();
     for (name, value) in lines {
         let value = value.replace('\n', &format!("\n{:13}", ""));
@@ -185,6 +194,8 @@ fn rows(policy: &Policy) -> Vec<Row> {
         .into_iter()
         .filter_map(|((_, _, index), nets)| Some(row(policy, policy.rules.get(index)?, &nets)))
         .collect();
+    let unnamed = policy.rules.iter().filter(|rule| rule.clients.is_empty());
+    rows.extend(unnamed.map(|rule| row(policy, rule, &[])));
     let mut cells = limit_cells(&policy.default, &policy.default);
     cells[0] = Some("all others".to_owned());
     cells[1] = Some("default".to_owned());
@@ -202,6 +213,9 @@ fn row(policy: &Policy, rule: &Rule, nets: &[IpNet]) -> Row {
         names.push(format!("and {} more", nets.len() - CLIENTS_SHOWN));
     }
     let mut cells = limit_cells(&policy.effective(rule), &rule.limits);
+    if names.is_empty() {
+        names.push("over a quota".to_owned());
+    }
     cells[0] = Some(names.join("\n"));
     cells[1] = Some(rule.name.clone());
     if rule.exempt {

@@ -45,6 +45,11 @@ impl<'t, 'i> Section<'t, 'i> {
         self.table.get_key_value(key).map(|(key, _)| key.span())
     }
 
+    /// What stands at a key, before it is read.
+    pub(super) fn peek(&self, key: &str) -> Option<&'t DeValue<'i>> {
+        self.table.get(key).map(Spanned::get_ref)
+    }
+
     /// Whether a key holds an array without any element, right or wrong.
     pub(super) fn is_empty_array(&self, key: &str) -> bool {
         let array = self.table.get(key).and_then(|v| v.get_ref().as_array());

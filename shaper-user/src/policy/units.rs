@@ -1,7 +1,7 @@
 //! Rates, sizes and times as the policy and the command line write them.
 //!
 //! Rates are `bit kbit mbit gbit` in any case, as in tc, or
-//! `B/s kB/s MB/s GB/s KiB/s MiB/s GiB/s`. Sizes are `B kB MB GB KiB MiB GiB`.
+//! `B/s kB/s MB/s GB/s KiB/s MiB/s GiB/s`. Sizes are `B kB MB GB TB KiB MiB GiB TiB`.
 //! Connection rates are a whole number per `s`, `m` or `h`.
 
 use super::{ConnectionRate, Rate, RateLimit};
@@ -26,7 +26,7 @@ impl UnitError {
 
 const RATES: &str =
     "a number and bit, kbit, mbit or gbit, or B/s, kB/s, MB/s, GB/s, KiB/s, MiB/s or GiB/s";
-const SIZES: &str = "a number and B, kB, MB, GB, KiB, MiB or GiB";
+const SIZES: &str = "a number and B, kB, MB, GB, TB, KiB, MiB, GiB or TiB";
 const CONNECTION_RATES: &str = "a whole number per s, m or h";
 
 /// Bits per second of one of tc's units. They are decimal, whatever the case.
@@ -47,6 +47,14 @@ const BYTE_UNITS: [(&str, u64); 7] = [
     ("kB", bytesize::KB),
     ("B", 1),
 ];
+
+/// Bytes of the units that only sizes have.
+const LARGE_UNITS: [(&str, u64); 2] = [("TiB", bytesize::TIB), ("TB", bytesize::TB)];
+
+/// Bytes of each unit of size.
+fn size_units() -> impl Iterator<Item = &'static (&'static str, u64)> {
+    LARGE_UNITS.iter().chain(&BYTE_UNITS)
+}
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
@@ -192,7 +200,7 @@ impl FromStr for Size {
         let (_, unit) = split(text).ok_or_else(wrong)?;
         // bytesize takes a bare number, and units in any case, which hides
         // that `Mb` means something else.
-        if !BYTE_UNITS.iter().any(|(name, _)| *name == unit) {
+        if !size_units().any(|(name, _)| *name == unit) {
             return Err(wrong());
         }
         let size: ByteSize = text.trim().parse().map_err(|_| wrong())?;
@@ -203,8 +211,7 @@ impl FromStr for Size {
 impl fmt::Display for Size {
     /// In the unit with the fewest digits that holds it exactly: `64KiB`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = BYTE_UNITS
-            .iter()
+        let text = size_units()
             .filter(|(_, factor)| self.0.is_multiple_of(*factor) && *factor <= self.0.max(1))
             .min_by_key(|(_, factor)| self.0 / factor)
             .map(|(name, factor)| format!("{}{name}", self.0 / factor));

@@ -57,7 +57,13 @@ pub fn flows(out: &mut dyn Write, flows: &model::Flows, width: Option<u16>) -> i
             }
         })
         .collect();
-    write(out, &columns, &rows, width, &["AGE", "SERVER"])?;
+    write(
+        out,
+        &columns,
+        &rows,
+        width,
+        &["AGE", "SERVER", "TOTAL", "RULE", "DROPPED"],
+    )?;
     rest(out, rows.len(), flows.matched, "flows")?;
     if flows.flows.iter().any(is_stale) {
         writeln!(
@@ -84,7 +90,8 @@ pub fn clients(
     clients: &model::Clients,
     width: Option<u16>,
 ) -> io::Result<()> {
-    let columns = [
+    let with_quota = clients.clients.iter().any(|client| client.quota.is_some());
+    let mut columns = vec![
         ("CLIENT", Align::Left),
         ("RULE", Align::Left),
         ("CONN", Align::Right),
@@ -97,6 +104,11 @@ pub fn clients(
         ("STATE", Align::Left),
         ("SERVERS", Align::Left),
     ];
+    // Before the state; only where quotas are in use.
+    let at = columns.len() - 2;
+    if with_quota {
+        columns.insert(at, ("QUOTA", Align::Right));
+    }
     let rows: Vec<Row> = clients
         .clients
         .iter()
@@ -112,7 +124,7 @@ pub fn clients(
             } else {
                 PLAIN
             };
-            Row {
+            let mut row = Row {
                 cells: vec![
                     client.client.clone(),
                     client.rule.clone(),
@@ -131,10 +143,22 @@ pub fn clients(
                     client.servers.join(", "),
                 ],
                 style,
+            };
+            if with_quota {
+                let quota = client.quota.as_ref();
+                let cell = quota.map(|quota| super::quota::cell(quota, clients.at));
+                row.cells.insert(at, cell.unwrap_or_default());
             }
+            row
         })
         .collect();
-    write(out, &columns, &rows, width, &["SERVERS"])?;
+    write(
+        out,
+        &columns,
+        &rows,
+        width,
+        &["SERVERS", "TOTAL", "RULE", "HELD", "OF"],
+    )?;
     rest(out, rows.len(), clients.matched, "clients")
 }
 
@@ -177,6 +201,9 @@ fn state(client: &model::Client, now: Timestamp) -> String {
         (true, false) => words.push("limited up".to_owned()),
         (false, true) => words.push("limited down".to_owned()),
         (false, false) => {}
+    }
+    if client.quota.as_ref().is_some_and(|q| q.state == "reached") {
+        words.push("over quota".to_owned());
     }
     // What was set by hand, and for how long it holds on.
     if let Some(set) = &client.runtime {

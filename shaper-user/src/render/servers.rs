@@ -54,12 +54,22 @@ pub fn servers(
             }
         })
         .collect();
-    write(out, &columns, &rows, width, &["TOTAL"])?;
+    write(
+        out,
+        &columns,
+        &rows,
+        width,
+        &["TOTAL", "DROPPED", "CONN", "SHARE"],
+    )?;
     rest(out, rows.len(), servers.matched, "servers")?;
-    backends(out, &servers.backends)
+    backends(out, &servers.backends, width)
 }
 
-fn backends(out: &mut dyn Write, backends: &[model::Backend]) -> io::Result<()> {
+fn backends(
+    out: &mut dyn Write,
+    backends: &[model::Backend],
+    width: Option<u16>,
+) -> io::Result<()> {
     if backends.is_empty() {
         return Ok(());
     }
@@ -84,7 +94,7 @@ fn backends(out: &mut dyn Write, backends: &[model::Backend]) -> io::Result<()> 
         })
         .collect();
     writeln!(out)?;
-    write(out, &columns, &rows, None, &[])?;
+    write(out, &columns, &rows, width, &["SERVERS"])?;
     writeln!(
         out,
         "{DIM}imbalance: the rate of the busiest server over the mean of all; 1 is even{DIM:#}"

@@ -1,6 +1,6 @@
 //! `status`.
 
-use super::units;
+use super::{units, wrapped};
 use crate::model;
 use anstyle::{AnsiColor, Style};
 use std::io::{self, Write};
@@ -8,14 +8,23 @@ use std::io::{self, Write};
 const LABEL: Style = Style::new().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default();
 
-/// The answer to `status` for people.
+/// Cells of a label and the gap behind it.
+const INDENT: usize = 14;
+
+/// The answer to `status` for people, for a terminal of `width` cells; `None`: lines
+/// as long as they are.
 ///
 /// # Errors
 /// When `out` cannot be written to.
-pub fn status(out: &mut dyn Write, status: &model::Status) -> io::Result<()> {
+pub fn status(out: &mut dyn Write, status: &model::Status, width: Option<u16>) -> io::Result<()> {
     let mut line = |label: &str, text: String| {
-        let pad = 12_usize.saturating_sub(label.len());
-        writeln!(out, "{LABEL}{label}{LABEL:#}{:pad$}  {text}", "")
+        let mut label = label;
+        for text in wrapped(&text, width, INDENT) {
+            let pad = INDENT.saturating_sub(label.len());
+            writeln!(out, "{LABEL}{label}{LABEL:#}{:pad$}{text}", "")?;
+            label = "";
+        }
+        Ok::<_, io::Error>(())
     };
     let up = status.at.duration_since(status.since).as_millis().max(0);
     line(
@@ -90,6 +99,9 @@ pub fn status(out: &mut dyn Write, status: &model::Status) -> io::Result<()> {
             line("", text)?;
         }
     }
+    if let Some(quotas) = &status.quotas {
+        line("quotas", super::quota::store(quotas, status.at))?;
+    }
     for drain in &status.drains {
         line("drain", self::drain(drain))?;
     }
@@ -120,7 +132,9 @@ pub fn status(out: &mut dyn Write, status: &model::Status) -> io::Result<()> {
         )?;
     }
     for warning in &status.warnings {
-        writeln!(out, "{WARNING}warning: {warning}{WARNING:#}")?;
+        for text in wrapped(&format!("warning: {warning}"), width, 0) {
+            writeln!(out, "{WARNING}{text}{WARNING:#}")?;
+        }
     }
     Ok(())
 }

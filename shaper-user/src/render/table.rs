@@ -2,8 +2,9 @@
 //! alike: the general table crates measure and wrap every cell several times.
 
 use anstyle::Style;
+use std::borrow::Cow;
 use std::io::{self, Write};
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Where a column's text stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,11 +22,14 @@ pub(super) struct Row {
 const HEADER: Style = Style::new().bold();
 /// Wider than this with two spaces between columns, a table has one.
 const NARROW: usize = 80;
+/// A text is cut to no less.
+const TEXT_MIN: usize = 8;
 
 /// Writes header and rows. A column without any text is left out.
 ///
-/// Where the table is wider than `width`, one of the columns named `spare` goes:
-/// the first without which it fits, else the last.
+/// Where the table is wider than `width`, columns named in `spare` go: the first
+/// without which it fits, else as many in their order as it takes. What is too wide
+/// then loses the ends of its longest texts.
 pub(super) fn write(
     out: &mut dyn Write,
     columns: &[(&str, Align)],
@@ -45,22 +49,8 @@ pub(super) fn write(
             *width = (*width).max(title.width());
         }
     }
-    if let Some(room) = width.map(usize::from)
-        && needed(&widths, 1) > room
-    {
-        let places = spare
-            .iter()
-            .filter_map(|spare| columns.iter().position(|(title, _)| title == spare));
-        let without = |place: usize| {
-            let mut widths = widths.clone();
-            widths[place] = 0;
-            widths
-        };
-        let mut left: Vec<_> = places.map(without).collect();
-        if let Some(place) = left.iter().position(|widths| needed(widths, 1) <= room) {
-            left.truncate(place + 1);
-        }
-        widths = left.pop().unwrap_or(widths);
+    if let Some(room) = width.map(usize::from) {
+        fit(&mut widths, columns, room, spare);
     }
     let wide = needed(&widths, 2) > NARROW;
     let gap = if wide { 1 } else { 2 };
@@ -73,6 +63,66 @@ pub(super) fn write(
         line(out, columns, &widths, gap, &row.cells, row.style)?;
     }
     Ok(())
+}
+
+/// Makes a table of these columns fit into so many cells, as far as it can be.
+fn fit(widths: &mut [usize], columns: &[(&str, Align)], room: usize, spare: &[&str]) {
+    let drop = |widths: &mut [usize], name: &str| {
+        for (width, _) in widths
+            .iter_mut()
+            .zip(columns)
+            .filter(|(_, (title, _))| *title == name)
+        {
+            *width = 0;
+        }
+    };
+    if needed(widths, 1) <= room {
+        return;
+    }
+    let alone = spare.iter().find(|name| {
+        let mut without = widths.to_vec();
+        drop(&mut without, name);
+        needed(&without, 1) <= room
+    });
+    match alone {
+        Some(name) => drop(widths, name),
+        None => {
+            for name in spare {
+                if needed(widths, 1) <= room {
+                    return;
+                }
+                drop(widths, name);
+            }
+        }
+    }
+    // Numbers stay whole.
+    while needed(widths, 1) > room {
+        let longest = widths
+            .iter_mut()
+            .zip(columns)
+            .filter(|(width, (_, align))| *align == Align::Left && **width > TEXT_MIN)
+            .map(|(width, _)| width)
+            .max();
+        match longest {
+            Some(width) => *width -= 1,
+            None => return,
+        }
+    }
+}
+
+/// A text in so many cells; what does not fit ends with an ellipsis.
+fn cut(text: &str, width: usize) -> Cow<'_, str> {
+    if text.width() <= width {
+        return text.into();
+    }
+    let mut cells = 1;
+    let kept = text.chars().take_while(|c| {
+        cells += c.width().unwrap_or(0);
+        cells <= width
+    });
+    let mut kept: String = kept.collect();
+    kept.push('…');
+    kept.into()
 }
 
 /// Cells of a line with such gaps between its columns.
@@ -97,12 +147,13 @@ fn line(
         if !text.is_empty() {
             text.extend(std::iter::repeat_n(' ', gap));
         }
+        let cell = cut(cell, *width);
         let pad = std::iter::repeat_n(' ', width - cell.width().min(*width));
         if *align == Align::Right {
             text.extend(pad);
-            text.push_str(cell);
+            text.push_str(&cell);
         } else {
-            text.push_str(cell);
+            text.push_str(&cell);
             text.extend(pad);
         }
     }

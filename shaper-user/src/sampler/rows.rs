@@ -8,9 +8,11 @@ use crate::haproxy::Session;
 use crate::model;
 use crate::policy::{NamedClass, Override};
 use crate::protocol::{Query, SortKey};
+use ipnet::IpNet;
 use shaper_common::class::{CLASS_BLOCK, CLASS_EXEMPT};
 use shaper_common::flow::{Client, DOWNLOAD, Traffic, UPLOAD};
 use shaper_common::key::{Addr, ClientKey, UDP, V4_MAPPED_BITS, is_v4};
+use std::collections::HashSet;
 
 pub(super) const NANOS_PER_MS: u64 = 1_000_000;
 pub(super) const UP: usize = UPLOAD as usize;
@@ -61,7 +63,7 @@ impl Sampler {
 
     /// The answer to `clients`. A runtime override of a client that is not
     /// there, or of a wider prefix, is a row of its own: nobody should have to
-    /// remember what was blocked.
+    /// remember what was blocked. So are the clients `over` their quota.
     ///
     /// # Errors
     /// When the filter is none.
@@ -69,12 +71,13 @@ impl Sampler {
         &self,
         query: &Query,
         overrides: &[Override],
+        over: &[IpNet],
     ) -> Result<model::Clients, FilterError> {
         let filter = Filter::parse(&query.filter)?;
         let wanted = filter
             .asks_for_flows()
             .then(|| self.clients_with_flows(&filter));
-        let absent = self.absent(overrides);
+        let absent = self.absent(overrides, over);
         let mut ranks = Vec::with_capacity(self.clients.len() + absent.len());
         let tracked = self
             .clients
@@ -186,11 +189,14 @@ impl Sampler {
         wanted
     }
 
-    /// Overrides without a listed client of just their prefix, with its bits.
-    fn absent(&self, overrides: &[Override]) -> Vec<(ClientState, u32)> {
+    /// Overrides, and clients over their quota, without a listed client of just their
+    /// prefix, with its bits.
+    fn absent(&self, overrides: &[Override], over: &[IpNet]) -> Vec<(ClientState, u32)> {
         let mut absent = Vec::new();
-        for set in overrides {
-            let (network, bits) = addr::prefix_to_kernel(set.client);
+        let set: HashSet<IpNet> = overrides.iter().map(|set| set.client).collect();
+        let over = over.iter().filter(|net| !set.contains(*net)).copied();
+        for net in overrides.iter().map(|set| set.client).chain(over) {
+            let (network, bits) = addr::prefix_to_kernel(net);
             let key = ClientKey { addr: network };
             let listed = bits == self.client_bits(&network)
                 && self.client_index.get(&key).is_some_and(|memory| {
@@ -278,6 +284,7 @@ impl Sampler {
             idle_ms: idle / NANOS_PER_MS,
             runtime: runtime(&state.key.addr, bits, overrides),
             servers: Vec::new(),
+            quota: None,
         }
     }
 

@@ -67,7 +67,7 @@ fn rates_are_over_the_measured_interval() {
     assert_eq!(rows.interval_ms, 2000);
     assert_eq!(rows.flows[0].upload.rate_bps, 4_000_000);
     assert_eq!(rows.flows[0].download.rate_bps, 2_000);
-    let clients = sampler.clients(&Query::default(), &[]).unwrap();
+    let clients = sampler.clients(&Query::default(), &[], &[]).unwrap();
     assert_eq!(clients.clients[0].upload.traffic.rate_bps, 8_000_000);
     assert_eq!(sampler.totals().traffic[UP].rate_bps, 8_000_000);
 }
@@ -125,7 +125,7 @@ fn the_class_is_the_kernels_only_within_its_generation() {
     stale.1.class = 7;
     let current = client("198.51.100.7");
     sampler.observe(sample(0, vec![], vec![stale, current]), at(0));
-    let rows = sampler.clients(&sorted(SortKey::Client), &[]).unwrap();
+    let rows = sampler.clients(&sorted(SortKey::Client), &[], &[]).unwrap();
     assert_eq!(names(&rows), ["198.51.100.7", "203.0.113.9"]);
     // By its class index, although the prefix is the rule of another.
     assert_eq!(rows.clients[0].rule, "default");
@@ -133,7 +133,7 @@ fn the_class_is_the_kernels_only_within_its_generation() {
     assert_eq!(rows.clients[1].upload.limit_bps, Some(50_000_000));
 
     sampler.set_policy(Arc::new(compiled()), 2);
-    let rows = sampler.clients(&sorted(SortKey::Client), &[]).unwrap();
+    let rows = sampler.clients(&sorted(SortKey::Client), &[], &[]).unwrap();
     assert_eq!(rows.clients[0].rule, "abuser");
     assert!(rows.clients[0].blocked);
 }
@@ -162,7 +162,7 @@ fn limited_needs_the_flag_and_a_debt() {
     });
     let mut sampler = sampler();
     sampler.observe(sample(1, vec![], clients.to_vec()), at(1));
-    let rows = sampler.clients(&sorted(SortKey::Client), &[]).unwrap();
+    let rows = sampler.clients(&sorted(SortKey::Client), &[], &[]).unwrap();
     for (row, (ip, _, _, limited)) in rows.clients.iter().zip(states) {
         assert_eq!((row.client.as_str(), row.upload.limited), (ip, limited));
         assert!(!row.download.limited);
@@ -173,7 +173,7 @@ fn limited_needs_the_flag_and_a_debt() {
         filter: "state:limited".to_owned(),
         ..Query::default()
     };
-    let rows = sampler.clients(&query, &[]).unwrap();
+    let rows = sampler.clients(&query, &[], &[]).unwrap();
     assert_eq!(names(&rows), ["192.0.2.1"]);
 }
 
@@ -185,7 +185,11 @@ fn exempt_clients_show_no_limit() {
     monitor.1.flags = CLIENT_LIMITED << UPLOAD;
     monitor.1.traffic[UP].tat = NOW + secs(3600);
     sampler.observe(sample(0, vec![], vec![monitor]), at(0));
-    let row = sampler.clients(&Query::default(), &[]).unwrap().clients[0].clone();
+    let row = sampler
+        .clients(&Query::default(), &[], &[])
+        .unwrap()
+        .clients[0]
+        .clone();
     assert_eq!((row.rule.as_str(), row.exempt), ("monitoring", true));
     assert_eq!(row.upload.limit_bps, None);
     assert!(!row.upload.limited);
@@ -203,7 +207,7 @@ fn connections_are_tcp_and_live_udp() {
     ];
     flows[1].1.last_seen = NOW + secs(70);
     sampler.observe(sample(70, flows, vec![entry]), at(70));
-    let rows = sampler.clients(&Query::default(), &[]).unwrap();
+    let rows = sampler.clients(&Query::default(), &[], &[]).unwrap();
     assert_eq!(rows.clients[0].connections, 3);
     // The idle UDP flow is not listed, the idle TCP flow is.
     let rows = sampler.flows(&sorted(SortKey::Client)).unwrap();
@@ -226,7 +230,7 @@ fn a_client_stays_a_minute_and_as_long_as_it_owes() {
         sampler.observe(sample(61, vec![], all.clone()), at(61)),
         [quiet.0]
     );
-    let rows = sampler.clients(&sorted(SortKey::Client), &[]).unwrap();
+    let rows = sampler.clients(&sorted(SortKey::Client), &[], &[]).unwrap();
     assert_eq!(names(&rows), ["192.0.2.2", "192.0.2.3"]);
     assert_eq!(sampler.totals().clients, 2);
 
@@ -263,7 +267,7 @@ fn overrides_are_shown_with_their_client_and_alone() {
             block: Some(None),
         },
     ];
-    let rows = sampler.clients(&Query::default(), &overrides).unwrap();
+    let rows = sampler.clients(&Query::default(), &overrides, &[]).unwrap();
     assert_eq!(names(&rows), ["192.0.2.1", "10.9.0.0/16"]);
     let set = rows.clients[0].runtime.as_ref().unwrap();
     assert_eq!(set.upload_bps, Some(1_000_000));
@@ -286,7 +290,7 @@ fn rows_are_sorted_cut_and_reversed() {
             limit,
             filter: String::new(),
         };
-        let rows = sampler.clients(&query, &[]).unwrap();
+        let rows = sampler.clients(&query, &[], &[]).unwrap();
         assert_eq!(rows.matched, 9);
         rows.clients
             .iter()
@@ -312,7 +316,7 @@ fn port_terms_find_clients_by_their_flows() {
         filter: "port:4001".to_owned(),
         ..Query::default()
     };
-    let rows = sampler.clients(&query, &[]).unwrap();
+    let rows = sampler.clients(&query, &[], &[]).unwrap();
     assert_eq!(names(&rows), ["192.0.2.2"]);
     let rows = sampler.flows(&query).unwrap();
     assert_eq!((rows.matched, rows.flows[0].client_port), (1, 4001));

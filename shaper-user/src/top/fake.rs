@@ -291,6 +291,7 @@ impl World {
             groups: Vec::new(),
             haproxy: self.haproxy.clone(),
             drains: Vec::new(),
+            quotas: None,
             flows: self.flows.len() as u64,
             clients: self.clients.len() as u64,
             counters: BTreeMap::new(),
@@ -392,6 +393,7 @@ pub fn client(name: &str, up: u64, down: u64) -> Client {
         age_ms: 4_123_000,
         idle_ms: 40,
         runtime: None,
+        quota: None,
         servers: Vec::new(),
     }
 }

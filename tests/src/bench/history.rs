@@ -13,6 +13,7 @@ use shaper_user::policy::History;
 use shaper_user::protocol::HistoryQuery;
 use shaper_user::sampler::Sampler;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,9 +37,9 @@ pub fn history() -> Result<()> {
         path: Some(path.clone()),
         ..History::default()
     };
-    let without = run(None)?;
+    let without = run(None, directory.path())?;
     let began = Instant::now();
-    let with = run(Some(&policy))?;
+    let with = run(Some(&policy), directory.path())?;
     println!("{FLOWS} flows of {FLOWS} clients, all over the threshold in each minute, {CLOSING}");
     println!(
         "close in a second; {MINUTES} minutes in {:.1} s",
@@ -67,7 +68,7 @@ pub fn history() -> Result<()> {
 }
 
 /// CPU time of the whole process: the thread that collects and the one that writes.
-fn run(policy: Option<&History>) -> Result<Duration> {
+fn run(policy: Option<&History>, directory: &Path) -> Result<Duration> {
     let compiled = crate::testbed::policy(Class::default(), &[]);
     let start = Timestamp::from_second(1_800_000_000)?;
     let mut sampler = Sampler::new(Arc::new(compiled), 1, start);
@@ -99,7 +100,7 @@ fn run(policy: Option<&History>) -> Result<Duration> {
         let at = start + SignedDuration::from_secs(i64::try_from(second)?);
         sampler.observe(sample, at);
         if let Some(policy) = policy {
-            recorder.observe(policy, &sampler, at);
+            recorder.observe(policy, directory, &sampler, at);
         }
     }
     recorder.finish(&sampler);

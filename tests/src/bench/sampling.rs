@@ -27,7 +27,7 @@ pub fn sampling() -> Result<()> {
         let port = u16::try_from(10_000 + n % 5).context("port")?;
         bed.open(key(client, port, LOCAL_V4.into(), TCP))?;
     }
-    let mut sampler = Sampler::new(Arc::new(compiled), bed.maps.generation()?, Timestamp::now());
+    let mut sampler = Sampler::new(Arc::new(compiled), bed.generation()?, Timestamp::now());
     let query = Query {
         limit: Some(50),
         ..Query::default()
@@ -46,7 +46,7 @@ pub fn sampling() -> Result<()> {
         let began = Instant::now();
         sampler.observe(sample, Timestamp::now());
         sampler.flows(&query)?;
-        sampler.clients(&query, &[])?;
+        sampler.clients(&query, &[], &[])?;
         work.push(began.elapsed());
     }
     let cpu = (cpu_time()? - cpu) / u32::try_from(ROUNDS)?;

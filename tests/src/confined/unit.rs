@@ -77,13 +77,19 @@ impl Unit {
             .collect()
     }
 
-    /// Directories that stay writable.
+    /// Directories that are writable, and where they are.
     #[must_use]
-    pub fn writable(&self) -> Vec<PathBuf> {
+    pub fn writable(&self) -> Vec<(PathBuf, PathBuf)> {
         let runtime = self.words("RuntimeDirectory").into_iter();
         let runtime = runtime.map(|name| Path::new("/run").join(name));
-        let paths = self.words("ReadWritePaths").into_iter().map(PathBuf::from);
-        runtime.chain(paths).collect()
+        let state = self.words("StateDirectory").into_iter();
+        let state = state.map(|name| Path::new("/var/lib").join(name));
+        let kept = runtime.chain(state).map(|path| (path.clone(), path));
+        let bound = self.words("BindPaths").into_iter().map(|word| {
+            let (from, to) = word.split_once(':').unwrap_or((word, word));
+            (PathBuf::from(from), PathBuf::from(to))
+        });
+        kept.chain(bound).collect()
     }
 
     /// The options of its own `/proc`, where it has one.

@@ -8,7 +8,7 @@ use crate::process;
 use crate::shaper::Shaper;
 use crate::traffic::Meter;
 use crate::traffic::tcp::{Role, Server, Transfer, connect};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use shaper_user::model::{Client, Status};
 use std::net::{SocketAddr, TcpStream};
@@ -23,6 +23,8 @@ const POLICY: &str = "[default]\n\
     upload = { rate = \"8mbit\" }\n\
     download = { rate = \"8mbit\" }\n";
 const LIMIT: f64 = 8e6;
+/// On a veth, where native XDP would cost its segmentation.
+const SHIELD: &str = "generic";
 /// From TCP payload to IP packets: full IPv4 segments with timestamps.
 const OVERHEAD: f64 = 1500.0 / 1448.0;
 /// Of the limit, with backpressure. Wide: the machine's own clock is slow.
@@ -32,6 +34,10 @@ const DROPPED: RangeInclusive<f64> = 0.1..=1.1;
 /// A flow that nothing limits reaches so much of the limit on a machine that is
 /// ten times slower than it seems.
 const FREE: f64 = 1.5;
+/// A processor that stands still for a while, as those of an emulated machine do
+/// beside other work, makes a transfer slow, never fast: it is given so many
+/// chances to be as fast as it should.
+const CHANCES: usize = 6;
 /// Segments sent again in some seconds: a processor that stands still for a
 /// moment makes TCP take some for lost, whatever the limit does.
 const SENT_AGAIN: u32 = 25;
@@ -41,6 +47,7 @@ pub fn run(report: &mut Report) {
     let Some(mut bed) = report.get("a_path_of_20_ms_with_fq", Bed::new) else {
         return;
     };
+    report.fact("fq", "present");
     let before = report.get("nothing_limits_before", || bed.free());
     let Some(status) = report.get("the_daemon_starts", || bed.start()) else {
         println!("{}", bed.shaper.log());
@@ -48,7 +55,7 @@ pub fn run(report: &mut Report) {
     };
     facts(report, &status);
     if let Some(before) = before {
-        report.check("connections_of_before_are_held", || {
+        report.check_at_length("connections_of_before_are_held", || {
             bed.of_before(&before, &status)
         });
     }
@@ -60,13 +67,23 @@ pub fn run(report: &mut Report) {
             report.fact(key, reached);
         }
     }
-    report.check("limits_hold_while_the_daemon_is_dead", || bed.killed());
-    report.check("the_shield_blocks", || bed.shield());
-    report.check("detach_leaves_nothing", || {
+    report.check_at_length("limits_hold_while_the_daemon_is_dead", || bed.killed());
+    if report.check("the_shield_blocks", || bed.shield()) {
+        report.fact("xdp", SHIELD);
+    }
+    let detached = report.check("detach_leaves_nothing", || {
         let remaining = bed.shaper.detach()?;
         ensure!(remaining.is_empty(), "left behind: {remaining:?}");
         Ok(())
     });
+    report.fact(
+        "detach",
+        if detached {
+            "nothing left"
+        } else {
+            "incomplete"
+        },
+    );
     report.check("nothing_limits_afterwards", || bed.free().map(drop));
     println!("{}", bed.shaper.log());
 }
@@ -109,16 +126,26 @@ impl Bulk {
         let meter = self.arrives.as_deref().unwrap_or(self.transfer.meter());
         meter.rate_bps(from, Instant::now()) * OVERHEAD / LIMIT
     }
-}
 
-fn ensure_within(what: &str, share: f64, range: &RangeInclusive<f64>) -> Result<()> {
-    ensure!(
-        range.contains(&share),
-        "{what}: {:.2} Mbit/s, which is not {:?} of the limit",
-        share * LIMIT / 1e6,
-        range
-    );
-    Ok(())
+    /// The same, where it is within a range in one of the next [`CHANCES`] and
+    /// above in none before.
+    fn share_within(&self, what: &str, time: Duration, range: &RangeInclusive<f64>) -> Result<f64> {
+        let mut shares = Vec::new();
+        for _ in 0..CHANCES {
+            let share = self.share(time);
+            if range.contains(&share) {
+                return Ok(share);
+            }
+            shares.push(format!("{:.2}", share * LIMIT / 1e6));
+            if share > *range.end() {
+                break;
+            }
+        }
+        bail!(
+            "{what}: {} Mbit/s, which is not {range:?} of the limit",
+            shares.join(", ")
+        )
+    }
 }
 
 struct Bed {
@@ -137,6 +164,11 @@ impl Bed {
         })?;
         qdisc(&lab.client, "netem delay 20ms limit 100000")?;
         qdisc(&lab.proxy, "fq")?;
+        let mut show = lab.proxy.command("tc");
+        show.args(["qdisc", "show", "dev", INTERFACE, "root"]);
+        let there = process::output(show)?;
+        let there = String::from_utf8_lossy(&there.stdout);
+        ensure!(there.starts_with("qdisc fq "), "no fq but {there}");
         let bed = Self {
             shaper: Shaper::new(&lab)?,
             sink: Server::start(&lab.proxy, PORT, Role::Sink, "cubic")?,
@@ -184,8 +216,7 @@ impl Bed {
         let bulks = [self.bulk(0, Way::Up)?, self.bulk(1, Way::Down)?];
         sleep(SECOND);
         for bulk in &bulks {
-            let share = bulk.share(SECOND);
-            ensure_within("free", share, &(FREE..=f64::INFINITY))?;
+            bulk.share_within("free", SECOND, &(FREE..=f64::INFINITY))?;
         }
         Ok(bulks)
     }
@@ -214,7 +245,7 @@ impl Bed {
             ("download", down, adopted.download),
         ] {
             let range = if paced { &HELD } else { &DROPPED };
-            ensure_within(what, bulk.share(4 * SECOND), range)?;
+            bulk.share_within(what, 4 * SECOND, range)?;
         }
         Ok(())
     }
@@ -227,7 +258,7 @@ impl Bed {
         };
         let bulk = self.bulk(client, way)?;
         sleep(2 * SECOND);
-        let share = bulk.share(5 * SECOND);
+        let share = bulk.share_within("held", 5 * SECOND, &HELD)?;
         let row = self.row(client)?;
         let (row, again) = match way {
             Way::Up => (row.upload, bulk.transfer.retransmits()?),
@@ -241,8 +272,6 @@ impl Bed {
             share * LIMIT / 1e6,
             row.traffic.dropped_packets
         );
-        println!("{reached}");
-        ensure_within("held", share, &HELD)?;
         ensure!(
             row.traffic.dropped_packets == 0 && again <= SENT_AGAIN,
             "{reached}"
@@ -255,24 +284,25 @@ impl Bed {
         sleep(2 * SECOND);
         let before = self.row(4)?.upload.traffic.bytes;
         self.shaper.stop(Signal::SIGKILL)?;
-        let dead = bulk.share(4 * SECOND);
+        let dead = bulk.share_within("without a daemon", 4 * SECOND, &HELD);
         self.shaper.run(&[])?;
         let after = self.row(4)?.upload.traffic.bytes;
-        ensure_within("without a daemon", dead, &HELD)?;
+        dead?;
         // Four seconds at the limit are 4 MB.
         ensure!(
             after > before + 3_000_000,
             "{before} bytes before, {after} after the restart"
         );
-        ensure_within("after the restart", bulk.share(3 * SECOND), &HELD)
+        let share = bulk.share_within("after the restart", 3 * SECOND, &HELD);
+        share.map(drop)
     }
 
     fn shield(&self) -> Result<()> {
         self.shaper
-            .reload(&format!("xdp = \"generic\"\n{POLICY}"))?;
+            .reload(&format!("xdp = \"{SHIELD}\"\n{POLICY}"))?;
         let status = self.shaper.status()?;
         let xdp = status.interfaces.first().and_then(|i| i.xdp.clone());
-        ensure!(xdp.as_deref() == Some("generic"), "{:?}", status.interfaces);
+        ensure!(xdp.as_deref() == Some(SHIELD), "{:?}", status.interfaces);
         let client = client_v4(5).to_string();
         self.shaper.cli(&["block", &client])?.ok()?;
         ensure!(

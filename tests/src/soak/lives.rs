@@ -234,6 +234,7 @@ mod tests {
                     age_ms: 0,
                     idle_ms: 0,
                     runtime: None,
+                    quota: None,
                     servers: Vec::new(),
                 })
                 .collect(),

@@ -17,6 +17,13 @@ const RISE: f64 = 0.05;
 const RISE_KB: u64 = 512;
 /// Connections of the control socket and to HAProxy come and go.
 const RISE_DESCRIPTORS: u64 = 3;
+/// Answers are written and HAProxy's are read on threads that are kept while there
+/// is work within ten seconds: as many as ever worked at once, which may happen
+/// late. Of the soak's questions and of HAProxy's two sockets these are few.
+const RISE_THREADS: u64 = 4;
+/// The daemon's own: the first, the kernel's, that of window updates and two
+/// workers; and twice as many as work at once.
+const THREADS: u64 = 5 + 2 * RISE_THREADS;
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
@@ -122,14 +129,23 @@ impl Vitals {
         );
         let (fd2, fd4) = of(|s| s.descriptors);
         let (threads2, threads4) = of(|s| s.threads);
+        let every = self.lives.iter().flat_map(|(_, _, samples)| samples);
+        let most_threads = every.map(|s| s.threads).max().unwrap_or_default();
         checks.that(
             Check::Descriptors,
-            fd4 <= fd2 + RISE_DESCRIPTORS && threads4 <= threads2,
-            || format!("{fd2} descriptors, then {fd4}; {threads2} threads, then {threads4}"),
+            fd4 <= fd2 + RISE_DESCRIPTORS
+                && threads4 <= threads2 + RISE_THREADS
+                && most_threads <= THREADS,
+            || {
+                format!(
+                    "{fd2} descriptors, then {fd4}; {threads2} threads, then {threads4}, at most \
+                     {most_threads}"
+                )
+            },
         );
         checks.number(
             Check::Descriptors,
-            format!("median {fd2} and {fd4} descriptors, {threads2} and {threads4} threads"),
+            format!("median {fd2} and {fd4} descriptors, {threads2} and {threads4} threads, at most {most_threads}"),
         );
     }
 
@@ -255,6 +271,24 @@ mod tests {
             let mut checks = Checks::new(false);
             lives(rss).judge(&mut checks);
             assert_eq!(checks.failed(), failed);
+        }
+    }
+
+    #[test]
+    fn threads_that_are_kept_are_few_and_more_are_found() {
+        for (threads, failed) in [
+            ((|s| 6 + s / 60) as fn(u64) -> u64, 0),
+            (|s| if s < 100 { 6 } else { 11 }, 1),
+            (|s| 6 + s / 10, 1),
+            (|s| if s == 50 { 14 } else { 7 }, 1),
+        ] {
+            let mut vitals = lives(|_| 20_000);
+            for (second, sample) in vitals.lives[1].2.iter_mut().enumerate() {
+                sample.threads = threads(second as u64);
+            }
+            let mut checks = Checks::new(false);
+            vitals.judge(&mut checks);
+            assert_eq!(checks.failed(), failed, "{checks}");
         }
     }
 

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("the_unit_lets_the_daemon_use_clsact", clsact),
     ("each_capability_of_the_unit_is_needed", needed),
     ("the_agent_needs_its_drop_in", agent),
+    ("metrics_need_their_drop_in", metrics),
 ];
 
 const LIMITED: &str = "[default]\nupload = { rate = \"8mbit\" }\n";
@@ -235,6 +236,30 @@ fn agent() -> Result<()> {
             .log()
             .contains("agent checks are answered on 127.0.0.1:9777");
         Ok(answered.then_some(()))
+    })?;
+    ensure!(shaper.status()?.warnings.is_empty());
+    Ok(())
+}
+
+fn metrics() -> Result<()> {
+    let lab = Lab::new(LabSpec::direct(false))?;
+    let mut shaper = Shaper::new(&lab)?;
+    confine(&mut shaper);
+    shaper.write_policy("[metrics]\n")?;
+    shaper.run(&[])?;
+    shaper.wait_for("what metrics need", || {
+        let warnings = shaper.status()?.warnings.join("\n");
+        Ok(warnings.contains("packaging/metrics.conf").then_some(()))
+    })?;
+    shaper.stop(Signal::SIGTERM)?;
+    let units = ["shaper.service", "metrics.conf"].map(packaging);
+    confine_by(&mut shaper, &units);
+    shaper.run(&[])?;
+    shaper.wait_for("metrics", || {
+        let there = shaper
+            .log()
+            .contains("metrics are at http://127.0.0.1:9750/metrics");
+        Ok(there.then_some(()))
     })?;
     ensure!(shaper.status()?.warnings.is_empty());
     Ok(())

@@ -4,7 +4,7 @@
 //! message, never what HAProxy says.
 
 mod actions;
-mod bed;
+pub mod bed;
 mod broken;
 mod fake;
 mod places;

@@ -18,10 +18,13 @@ mod letting_go;
 mod lifecycle;
 mod limits;
 mod links;
+mod nginx;
+mod quotas;
 mod rights;
 mod rude;
 mod runtime;
 mod shield;
+mod telling;
 mod tools;
 mod upgrade;
 mod versions;
@@ -56,6 +59,7 @@ fn main() {
         attach::TESTS,
         counting::TESTS,
         limits::TESTS,
+        nginx::TESTS,
         full::TESTS,
         groups::TESTS,
         backpressure::TESTS,
@@ -68,6 +72,7 @@ fn main() {
         shield::TESTS,
         connections::TESTS,
         lifecycle::TESTS,
+        telling::TESTS,
         confined::TESTS,
         kill_points::TESTS,
         upgrade::TESTS,
@@ -77,6 +82,7 @@ fn main() {
     .flatten()
     .map(|(name, test)| Trial::ignorable_test(*name, || twice(name, test)).with_ignored_flag(!root))
     .chain(join::trials(root))
+    .chain(quotas::trials(root))
     .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -200,6 +200,7 @@ fn both_buckets() -> Result<()> {
         flow_upload: slow(1_000_000),
         ..Class::default()
     };
+    drop(testbed);
     let mut testbed = Testbed::new(&policy(class, &[]))?;
     testbed.open(tcp(&form))?;
     until_dropped(&testbed, Hook::Ingress, &form.build())?;
@@ -459,6 +460,7 @@ fn forgotten() -> Result<()> {
     );
     testbed.control(op::CLOSE, tcp(&form), 0)?;
 
+    drop(testbed);
     let mut testbed = Testbed::new(&policy(Class::default(), &[]))?;
     testbed.open(tcp(&form))?;
     testbed.control(op::CLOSE, tcp(&form), 0)?;

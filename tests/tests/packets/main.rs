@@ -13,6 +13,7 @@ mod groups;
 mod limits;
 mod mutated;
 mod parsing;
+mod reuse;
 mod shield;
 mod switch;
 mod window;
@@ -24,13 +25,14 @@ type Test = fn() -> Result<()>;
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    // Each test loads the programs: many at once would only lock memory.
+    // One after the other, so that they use the same loaded programs.
     arguments.test_threads = Some(1);
     let root = nix::unistd::geteuid().is_root();
     if !root {
         eprintln!("NOT RUN: loading kernel programs needs root; every packet test is skipped");
     }
     let trials = [
+        reuse::TESTS,
         parsing::TESTS,
         limits::TESTS,
         shield::TESTS,

@@ -14,7 +14,7 @@ use shaper_common::key::{FlowKey, TCP, UDP};
 use shaper_tests::testbed::{Hook, PASS, PORT, Testbed, XDP_PASS, key, policy};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub const TESTS: &[(&str, Test)] = &[
@@ -27,6 +27,8 @@ pub const TESTS: &[(&str, Test)] = &[
 
 /// Goes on for so long; else for [`CASES`].
 const SECONDS_ENV: &str = "SHAPER_FUZZ_SECONDS";
+/// Where the kept packets are, on a machine without this repository.
+const CORPUS_ENV: &str = "SHAPER_PACKET_CORPUS";
 const CASES: usize = 1_500;
 /// Made up flows are read after each packet: no more than this many.
 const CASES_A_TESTBED: usize = 500;
@@ -290,6 +292,7 @@ fn mutated() -> Result<()> {
     while end.map_or(cases < CASES, |end| Instant::now() < end) {
         cases += 1;
         if cases % CASES_A_TESTBED == 0 {
+            drop(bench);
             bench = Bench::new()?;
         }
         let tree = strategy.new_tree(&mut runner);
@@ -301,13 +304,17 @@ fn mutated() -> Result<()> {
         let checked = bench.check(&packet);
         ran += usize::from(checked.with_context(|| format!("{packet:02x?}: {mutations:?}"))?);
     }
-    println!("{ran} of {cases} packets ran");
+    // Not into the line that says how the test ended.
+    eprintln!("{ran} of {cases} packets ran");
     ensure!(ran > cases / 2, "only {ran} of {cases} packets ran");
     Ok(())
 }
 
 fn kept() -> Result<()> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shaper-user/fuzz/corpus/packet");
+    let corpus = std::env::var_os(CORPUS_ENV).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shaper-user/fuzz/corpus/packet"),
+        PathBuf::from,
+    );
     let mut bench = Bench::new()?;
     let mut ran = 0;
     for entry in std::fs::read_dir(corpus)? {

@@ -223,7 +223,7 @@ fn shielded() -> Result<()> {
     };
     let mut testbed = Testbed::new(&policy(class, &[]))?;
     // A test run's packet comes from the loopback device, index 1.
-    testbed.maps.set_interface(1, Some(IFACE_SHIELDED))?;
+    testbed.set_interface(1, Some(IFACE_SHIELDED))?;
     for port in 0..5 {
         let packet = syn(&Form {
             client_port: 40_000 + port,

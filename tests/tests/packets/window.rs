@@ -188,6 +188,7 @@ fn beyond() -> Result<()> {
     leaves(&testbed, &reply(form.clone()))?;
     let within = passes(&testbed, &form)?;
     // An acknowledgement far behind: everything is beyond the window.
+    drop(testbed);
     let testbed = Testbed::new(&policy(slow, &[]))?;
     open(&testbed, &form, SCALE)?;
     let behind = Form {

@@ -17,9 +17,11 @@ const APPLETS: [&str; 9] = [
 /// Programs of this machine, which the lab runs.
 const PROGRAMS: [&str; 4] = ["ip", "tc", "nsenter", "unshare"];
 /// Empty directories.
-const DIRECTORIES: [&str; 8] = [
-    "bin", "dev", "modules", "proc", "run", "sys", "tmp", "var/lib",
+const DIRECTORIES: [&str; 9] = [
+    "bin", "corpus", "dev", "modules", "proc", "run", "sys", "tmp", "var/lib",
 ];
+/// Packets that fuzzing kept, which the packet tests replay.
+const CORPUS: &str = "shaper-user/fuzz/corpus/packet";
 
 /// The first line that it prints: what fails before is the machine's fault.
 pub const FIRST_LINE: &str = "vm-test: init";
@@ -34,8 +36,8 @@ mount -t tmpfs tmpfs /run
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for module in /modules/*; do insmod $module || echo \"no module $module\"; done
-export SHAPER_BIN=/bin/shaper SHAPER_PACKETS=/bin/packets
-shaper-guest || dmesg | tail -n 60
+export SHAPER_BIN=/bin/shaper SHAPER_PACKETS=/bin/packets SHAPER_PACKET_CORPUS=/corpus
+shaper-guest @ARGUMENTS@ || dmesg | tail -n 60
 poweroff -f
 ";
 
@@ -49,8 +51,13 @@ pub struct Programs {
     pub packets: PathBuf,
 }
 
-/// Packs it for one kernel; returns the archive.
-pub fn pack(programs: &Programs, kernel: &Unpacked, directory: &Path) -> Result<PathBuf> {
+/// Packs it for one kernel, with arguments for the checks; returns the archive.
+pub fn pack(
+    programs: &Programs,
+    kernel: &Unpacked,
+    arguments: &str,
+    directory: &Path,
+) -> Result<PathBuf> {
     // Beside the kernel, which is in `root`.
     let root = directory.join("guest");
     if root.exists() {
@@ -77,8 +84,15 @@ pub fn pack(programs: &Programs, kernel: &Unpacked, directory: &Path) -> Result<
     for (number, module) in kernel.modules.iter().enumerate() {
         kernels::place(module, number, &root.join("modules"))?;
     }
+    for packet in crate::debian::entries(&sh::workspace()?.join(CORPUS))? {
+        let name = packet.file_name().context("a packet without a name")?;
+        fs::copy(&packet, root.join("corpus").join(name))?;
+    }
     let init = root.join("init");
-    fs::write(&init, INIT.replace("@FIRST_LINE@", FIRST_LINE))?;
+    let script = INIT
+        .replace("@FIRST_LINE@", FIRST_LINE)
+        .replace("@ARGUMENTS@", arguments);
+    fs::write(&init, script)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     let archive = directory.join("initramfs");
     write_archive(&root, &archive)?;

@@ -102,14 +102,13 @@ fn find(directory: &Path) -> Result<Unpacked> {
             name.starts_with("vmlinuz")
         })
         .context("no kernel image")?;
-    let builtin = named("modules.builtin").context("no modules.builtin")?;
-    let release = builtin
-        .parent()
-        .and_then(Path::file_name)
-        .context("modules in no directory")?
-        .to_string_lossy()
-        .into_owned();
-    let text = fs::read_to_string(builtin)?;
+    let release = files
+        .iter()
+        .find_map(|file| release(file))
+        .context("no modules")?;
+    // Not in the packages of the newest kernels, where all of ours are modules.
+    let builtin = named("modules.builtin").map(fs::read_to_string);
+    let builtin = builtin.transpose()?.unwrap_or_default();
     let mut modules = Vec::new();
     for module in MODULES {
         let file = ["ko", "ko.xz"]
@@ -117,7 +116,7 @@ fn find(directory: &Path) -> Result<Unpacked> {
             .find_map(|end| named(&format!("{module}.{end}")));
         match file {
             Some(file) => modules.push(file.clone()),
-            None if text.contains(&format!("/{module}.ko")) => {}
+            None if builtin.contains(&format!("/{module}.ko")) => {}
             None => bail!("{release} has no module {module}"),
         }
     }
@@ -126,6 +125,13 @@ fn find(directory: &Path) -> Result<Unpacked> {
         image: image.clone(),
         modules,
     })
+}
+
+/// What `uname -r` says with a module: the directory that its kind is in.
+fn release(module: &Path) -> Option<String> {
+    let mut names = module.iter().skip_while(|name| *name != "modules");
+    let (_, release, kernel) = (names.next()?, names.next()?, names.next()?);
+    (kernel == "kernel").then(|| release.to_string_lossy().into_owned())
 }
 
 fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -153,4 +159,22 @@ pub fn place(module: &Path, number: usize, directory: &Path) -> Result<()> {
     }
     fs::copy(module, &to)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_release_is_in_the_path_of_a_module() {
+        let module = Path::new("root/usr/lib/modules/7.3-cloud/kernel/drivers/net/veth.ko.xz");
+        assert_eq!(release(module).as_deref(), Some("7.3-cloud"));
+        for other in [
+            "root/boot/vmlinuz-7.3",
+            "root/lib/modules/7.3/modules.builtin",
+            "root/lib/modules/7.3",
+        ] {
+            assert_eq!(release(Path::new(other)), None, "{other}");
+        }
+    }
 }

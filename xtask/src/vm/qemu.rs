@@ -10,11 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Until init's first line: 3 to 6 seconds are usual.
-const BOOT: Duration = Duration::from_secs(90);
-/// From one line for us to the next.
-const SILENCE: Duration = Duration::from_secs(300);
-/// All of it.
-const WHOLE: Duration = Duration::from_secs(1200);
+const BOOT: Duration = Duration::from_secs(180);
+/// Says that it still waits when the machine was silent for so long.
+const SILENT: Duration = Duration::from_secs(30);
 /// A kernel crashes at boot now and then in an emulated machine (6.12 one time
 /// in five), before anything of ours runs.
 const ATTEMPTS: usize = 6;
@@ -33,11 +31,17 @@ impl Run {
     }
 }
 
-/// Boots until init has printed its first line, then lets it run to its end.
-pub fn boot(image: &Path, initramfs: &Path, mut see: impl FnMut(&str)) -> Result<Run> {
+/// Boots until init has printed its first line, then lets it run to its end, or
+/// for `most`. `see` is given each line, and how long the machine has run.
+pub fn boot(
+    image: &Path,
+    initramfs: &Path,
+    most: Duration,
+    mut see: impl FnMut(&str, Duration),
+) -> Result<Run> {
     let mut attempt = 1;
     loop {
-        let run = run(image, initramfs, &mut see)?;
+        let run = run(image, initramfs, most, &mut see)?;
         if run.has_begun() || attempt == ATTEMPTS {
             return Ok(run);
         }
@@ -57,7 +61,12 @@ impl Drop for Machine {
     }
 }
 
-fn run(image: &Path, initramfs: &Path, see: &mut impl FnMut(&str)) -> Result<Run> {
+fn run(
+    image: &Path,
+    initramfs: &Path,
+    most: Duration,
+    see: &mut impl FnMut(&str, Duration),
+) -> Result<Run> {
     let mut machine = Machine(
         command(image, initramfs)
             .spawn()
@@ -74,26 +83,29 @@ fn run(image: &Path, initramfs: &Path, see: &mut impl FnMut(&str)) -> Result<Run
         }
     });
     let started = Instant::now();
-    let mut patience = started + BOOT;
     let mut run = Run {
         lines: Vec::new(),
         ended: None,
     };
+    let mut has_begun = false;
     loop {
-        let left = patience.saturating_duration_since(Instant::now());
-        match receiver.recv_timeout(left) {
+        let patience = if has_begun { most } else { BOOT };
+        let ran = started.elapsed();
+        if ran >= patience {
+            run.ended = Some(format!("stopped after {ran:.0?}"));
+            return Ok(run);
+        }
+        match receiver.recv_timeout(SILENT.min(patience - ran)) {
             Ok(line) => {
-                see(&line);
+                see(&line, started.elapsed());
+                has_begun = has_begun || line.contains(FIRST_LINE);
                 run.lines.push(line);
-                if run.has_begun() {
-                    patience = (Instant::now() + SILENCE).min(started + WHOLE);
-                }
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(run),
-            Err(RecvTimeoutError::Timeout) => {
-                run.ended = Some(format!("stopped after {:.0?}", started.elapsed()));
-                return Ok(run);
-            }
+            Err(RecvTimeoutError::Timeout) => println!(
+                "[{:4.0?}] still running, {patience:.0?} at most",
+                started.elapsed()
+            ),
         }
     }
 }

@@ -1,7 +1,10 @@
 use super::*;
 use crate::control::client::{Client, ClientError};
 use crate::control::socket::Socket;
-use crate::protocol::Response;
+use crate::events::Event;
+use crate::events::bus::Bus;
+use crate::events::filter::EventFilter;
+use crate::protocol::{EventsQuery, Response};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use tempfile::TempDir;
@@ -353,4 +356,185 @@ async fn a_client_says_what_is_wrong_with_the_socket() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let error = Client::connect(&path).await.unwrap_err();
     assert!(matches!(error, ClientError::NotRunning(_)));
+}
+
+/// Lets everybody follow.
+struct Teller(Bus);
+
+impl Handler for Teller {
+    async fn handle(&self, command: Command, _: Peer) -> Result<Answer, ErrorBody> {
+        Ok(match command {
+            Command::Events(query) => {
+                Answer::Follow(self.0.follow(EventFilter::default(), query.last))
+            }
+            _ => Answer::Done(Done {
+                message: "done".to_owned(),
+            }),
+        })
+    }
+}
+
+struct Tellers {
+    _dir: TempDir,
+    _socket: Socket,
+    _stop: watch::Sender<bool>,
+    path: PathBuf,
+    bus: Bus,
+    uid: Arc<AtomicU32>,
+}
+
+fn tellers(limits: Limits) -> Tellers {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("shaper.sock");
+    let socket = Socket::bind(&path).unwrap();
+    let listener = UnixListener::from_std(socket.listener().unwrap()).unwrap();
+    let (bus, uid) = (Bus::keeping(100), Arc::new(AtomicU32::new(1000)));
+    let next = Arc::clone(&uid);
+    let peer = move |_: &UnixStream| {
+        Ok(Peer {
+            uid: next.load(Ordering::SeqCst),
+            pid: None,
+        })
+    };
+    let (stop, stopped) = watch::channel(false);
+    let handler = Arc::new(Teller(bus.clone()));
+    tokio::spawn(serve(listener, handler, limits, peer, stopped));
+    Tellers {
+        _dir: dir,
+        _socket: socket,
+        _stop: stop,
+        path,
+        bus,
+        uid,
+    }
+}
+
+impl Tellers {
+    async fn follow(&self, uid: u32) -> Result<Client, ClientError> {
+        self.uid.store(uid, Ordering::SeqCst);
+        let mut client = Client::connect(&self.path).await?;
+        let query = EventsQuery {
+            follow: true,
+            ..EventsQuery::default()
+        };
+        client.events(query).await.map(|_| client)
+    }
+
+    fn tell(&self, interface: &str) {
+        let interface = interface.to_owned();
+        let event = Event::InterfaceGone { interface };
+        self.bus.record(event, jiff::Timestamp::UNIX_EPOCH);
+    }
+}
+
+async fn batch(client: &mut Client) -> Batch {
+    let next = timeout(Duration::from_secs(20), client.next());
+    next.await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn followers_are_few_and_take_no_place_from_others() {
+    let limits = Limits {
+        connections: 2,
+        reserved: 1,
+        followers: 3,
+        followers_per_user: 2,
+        ..Limits::default()
+    };
+    let tellers = tellers(limits);
+    let mut kept = Vec::new();
+    for uid in [1000, 1000, 1001] {
+        kept.push(tellers.follow(uid).await.unwrap());
+    }
+    let refused = async |uid| match tellers.follow(uid).await.unwrap_err() {
+        ClientError::Refused(error) => {
+            assert_eq!(error.code, ErrorCode::TooMuch);
+            error.message
+        }
+        other => panic!("{other}"),
+    };
+    assert_eq!(
+        refused(1000).await,
+        "user 1000 follows the events 2 times already"
+    );
+    assert_eq!(
+        refused(1002).await,
+        "3 connections follow the events already"
+    );
+    // Root has one more, and then none.
+    kept.push(tellers.follow(0).await.unwrap());
+    refused(0).await;
+    // All that, and whoever asks has both places of those who ask.
+    tellers.uid.store(1003, Ordering::SeqCst);
+    for _ in 0..2 {
+        let mut client = Client::connect(&tellers.path).await.unwrap();
+        client.request::<Done>(Command::Status).await.unwrap();
+        kept.push(client);
+    }
+    tellers.tell("eth0");
+    for follower in &mut kept[..4] {
+        assert_eq!(batch(follower).await.events.len(), 1);
+    }
+    // A place comes back. One has to ask before it follows.
+    kept.truncate(4);
+    drop(kept.remove(0));
+    let again = async {
+        while tellers.follow(1001).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_follower_that_does_not_read_delays_nobody_and_learns_what_it_missed() {
+    let tellers = tellers(Limits::default());
+    let mut slow = tellers.follow(1000).await.unwrap();
+    let mut quick = tellers.follow(1000).await.unwrap();
+    // Many times what a socket holds, and more than is remembered.
+    let long = "x".repeat(500);
+    let count = 10_000;
+    let mut read = 0;
+    for n in 1..=count {
+        tellers.tell(&format!("{n}{long}"));
+        if n % 50 == 0 {
+            while read < n {
+                let batch = batch(&mut quick).await;
+                assert_eq!(batch.missed, 0);
+                read += batch.events.len();
+            }
+        }
+    }
+    let (mut missed, mut got, mut last) = (0, 0, 0);
+    while last < count as u64 {
+        let batch = batch(&mut slow).await;
+        missed += batch.missed;
+        got += batch.events.len() as u64;
+        last = batch.events.last().unwrap().seq;
+    }
+    assert!(missed > 0);
+    assert_eq!(missed + got, count as u64);
+}
+
+#[tokio::test]
+async fn a_follower_that_never_reads_is_closed_and_one_that_asks_more_is_told() {
+    let tellers = tellers(Limits {
+        follow_time: Duration::from_millis(50),
+        followers_per_user: 1,
+        ..Limits::default()
+    });
+    let _stuck = tellers.follow(1000).await.unwrap();
+    let long = "x".repeat(500);
+    let closed = async {
+        loop {
+            tellers.tell(&long);
+            if let Ok(mut client) = tellers.follow(1000).await {
+                break client.request::<Done>(Command::Status).await;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let asked = timeout(Duration::from_secs(60), closed).await.unwrap();
+    // What was told in between may come first.
+    assert!(asked.is_err(), "{asked:?}");
 }

@@ -16,19 +16,30 @@ pub(crate) struct Users(HashMap<u32, Arc<User>>);
 /// One of them. Root's requests don't wait for each other.
 pub(crate) struct User {
     places: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
     turn: Option<Mutex<()>>,
 }
 
 impl Users {
-    /// A place for one more connection of a user; `None`: it has `most` already.
-    pub fn place(&mut self, uid: u32, most: usize) -> Option<(Arc<User>, OwnedSemaphorePermit)> {
+    /// A place for one more connection of a user, of which `followers` may follow
+    /// events; `None`: it has `most` already.
+    pub fn place(
+        &mut self,
+        uid: u32,
+        most: usize,
+        followers: usize,
+    ) -> Option<(Arc<User>, OwnedSemaphorePermit)> {
         // Of the others only the map knows.
         self.0.retain(|_, user| Arc::strong_count(user) > 1);
         let root = uid == 0;
         let user = self.0.entry(uid).or_insert_with(|| {
-            let places = if root { Semaphore::MAX_PERMITS } else { most };
+            let all = |most| {
+                let most = if root { Semaphore::MAX_PERMITS } else { most };
+                Arc::new(Semaphore::new(most))
+            };
             Arc::new(User {
-                places: Arc::new(Semaphore::new(places)),
+                places: all(most),
+                followers: all(followers),
                 turn: (!root).then(Mutex::default),
             })
         });
@@ -45,6 +56,11 @@ impl User {
             Some(turn) => Some(turn.lock().await),
             None => None,
         }
+    }
+
+    /// A place to follow events from; `None`: it has as many as it may.
+    pub fn follower(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.followers).try_acquire_owned().ok()
     }
 
     /// Leaves half of the time to others.

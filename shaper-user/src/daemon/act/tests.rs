@@ -6,6 +6,7 @@ use crate::daemon::{Join, turn};
 use crate::haproxy::agent::agent;
 use crate::haproxy::fake::{Answer as Says, Server};
 use crate::haproxy::{Session, View};
+use crate::metrics::Exporter;
 use crate::model;
 use crate::testing::{FakeKernel, at, flow, session};
 use shaper_common::key::TCP;
@@ -67,12 +68,15 @@ fn lab() -> Lab {
         // Without another view: what it has stays.
         views: watch::channel(Arc::default()).1,
     };
+    let bus = core.bus.clone();
     std::thread::spawn(move || turn(core, &inbox, join));
     let handle = Handle {
         history: crate::history::start().unwrap().1,
         messages,
         actions: Arc::default(),
         agent,
+        bus,
+        exporter: Exporter::new(watch::channel(None).1),
     };
     Lab {
         _dir: dir,

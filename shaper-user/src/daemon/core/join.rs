@@ -9,6 +9,7 @@ use crate::haproxy::weights::ServerName;
 use crate::kernel::Kernel;
 use crate::policy::Action;
 use crate::protocol::{Command, ErrorBody, ErrorCode};
+use jiff::Timestamp;
 use std::time::Duration;
 
 /// What is to be done to HAProxy's sessions.
@@ -29,7 +30,8 @@ impl<K: Kernel> Core<K> {
     pub fn plan(&mut self, command: &Command, peer: Peer) -> Result<Plan, ErrorBody> {
         self.allow(command, peer)?;
         self.resolve(command).inspect_err(|error| {
-            audit::session(command, peer, &Err(error.clone()));
+            let event = audit::session(command, peer, &Err(error.clone()));
+            self.record(event, Timestamp::now());
         })
     }
 

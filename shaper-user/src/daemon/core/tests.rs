@@ -1,6 +1,8 @@
 use super::*;
 use crate::daemon::lab::{ROOT, options};
 use crate::daemon::logged::{logged, logged_json};
+use crate::events::filter::EventFilter;
+use crate::events::text::sentence;
 use crate::haproxy::agent::agent;
 use crate::protocol::{Query, SortKey};
 use crate::testing::{FakeKernel, at, client, flow};
@@ -605,4 +607,111 @@ fn denied_attempts_are_in_the_audit_log() {
     assert_eq!(lines.len(), 5, "few enough to read");
     assert_eq!(audited(&lines[0]), "block denied control 4000000 9");
     assert!(lines[0]["command"].as_str().unwrap().contains("192.0.2.1"));
+}
+
+/// Every event so far, as its name and sentence.
+fn told(lab: &Lab) -> Vec<String> {
+    let records = lab.core.bus.last(&EventFilter::default(), None);
+    let told = records.iter().map(|record| {
+        let event = &record.event;
+        format!("{}: {}", event.name(), sentence(event))
+    });
+    told.collect()
+}
+
+#[test]
+fn changes_are_events_with_who_made_them() {
+    let mut lab = lab();
+    lab.done(limit("192.0.2.1", "2mbit", Some(5_000)));
+    lab.done(block("203.0.113.9", None));
+    lab.core.tick(at(20));
+    lab.error(limit("192.0.2.1", "fast", None));
+    let mallory = Peer {
+        uid: 4_000_000,
+        pid: None,
+    };
+    for _ in 0..100 {
+        let denied = lab.core.handle(block("192.0.2.1", None), mallory, at(21));
+        assert!(denied.is_err());
+    }
+    lab.write_policy(&POLICY.replace("50mbit", "40mbit"));
+    lab.done(Command::Reload);
+    lab.core.hangup();
+    lab.core.stopping("SIGTERM");
+    let told = told(&lab);
+    let pid = std::process::id();
+    assert!(
+        told[0].starts_with(&format!(
+            "daemon_started: daemon 0.1.0 started, process {pid}: enforce, /"
+        )),
+        "{told:?}"
+    );
+    assert_eq!(
+        told[1..4],
+        [
+            "limit_set: limited 192.0.2.1: upload 2mbit for 5s (by root, process 7)",
+            "block_set: blocked 203.0.113.9; closed 1 open connection (by root, process 7)",
+            "limit_cleared: the runtime limit of 192.0.2.1 has ended",
+        ]
+    );
+    assert!(
+        told[4].starts_with("change_refused: limit refused (by root, process 7): "),
+        "{told:?}"
+    );
+    let denied =
+        "change_refused: block denied (by user 4000000): this user may not change anything";
+    assert_eq!(told[5..10], [denied; 5], "as many as the log has");
+    assert_eq!(
+        told[10..],
+        [
+            "policy_changed: policy changed (by root, process 7): rule partners",
+            "policy_changed: policy read again, nothing is different (by SIGHUP)",
+            "daemon_stopping: daemon stopping on SIGTERM; limits hold on",
+        ]
+    );
+    let records = lab.core.bus.last(&EventFilter::default(), None);
+    assert!(records.iter().map(|record| record.seq).eq(1..=13));
+    let Event::PolicyChanged { changes, more, .. } = &records[10].event else {
+        panic!("{:?}", records[10]);
+    };
+    assert_eq!(*more, 0);
+    assert!(changes[0].before.contains("50mbit") && changes[0].after.contains("40mbit"));
+}
+
+#[test]
+fn every_line_of_an_event_in_the_log_names_it() {
+    let mut lab = lab();
+    let lines = logged_json(|| {
+        lab.done(limit("192.0.2.1", "2mbit", Some(5_000)));
+        lab.core.tick(at(20));
+        lab.write_policy(&POLICY.replace("50mbit", "40mbit"));
+        lab.done(Command::Reload);
+        lab.core.set_view(Arc::new(View {
+            sockets: vec![model::HaproxySocket {
+                path: "/run/haproxy/admin.sock".to_owned(),
+                error: Some("connection refused".to_owned()),
+                ..model::HaproxySocket::default()
+            }],
+            ..View::default()
+        }));
+        lab.core.stopping("SIGTERM");
+    });
+    let names: Vec<_> = lines
+        .iter()
+        .map(|line| line["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "limit_set",
+            "limit_cleared",
+            "policy_changed",
+            "policy_changed",
+            "haproxy_lost",
+            "daemon_stopping"
+        ]
+    );
+    assert_eq!(lines[4]["socket"], "/run/haproxy/admin.sock");
+    assert_eq!(lines[4]["error"], "connection refused");
+    assert_eq!(lines[4]["level"], "WARN");
 }

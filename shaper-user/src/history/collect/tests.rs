@@ -241,7 +241,7 @@ fn with_50_000_clients_a_minute_stays_bounded() {
     assert_eq!(minute.head.clients, 50_000);
     assert_eq!(minute.head.others, 50_000 - 500);
     assert_eq!(minute.rates.len(), CLIENTS);
-    assert_eq!(minute.flows.len(), super::flows::OPEN);
+    assert_eq!(minute.flows.len(), flows::OPEN);
     // Those that moved most have their rows.
     let least = minute.rates.iter().map(|rate| match rate {
         Rate::Client(_, _, passed) => moved(passed),
@@ -260,7 +260,7 @@ fn with_50_000_clients_a_minute_stays_bounded() {
     sampler.observe(many(0, 5), at(122));
     collector.observe(&sampler, at(122).as_second(), 1);
     let minute = collector.finish(&sampler, 1).unwrap();
-    assert_eq!(minute.flows.len(), super::flows::CLOSED);
+    assert_eq!(minute.flows.len(), flows::CLOSED);
     assert_eq!(minute.head.flows_cut, 50_000 - 4_000);
 }
 

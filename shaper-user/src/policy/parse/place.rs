@@ -23,7 +23,7 @@ const BACKENDS: &str = "names of HAProxy's backends, such as [\"be_ws\"]";
 const SERVERS: &str = "backends and servers of HAProxy, such as [\"be_ws/srv3\"]";
 
 /// What has no meaning for a place.
-const FOREIGN: [(&str, &str); 6] = [
+const FOREIGN: [(&str, &str); 7] = [
     (
         "exempt",
         "it limits on top of all else, so it can free nobody",
@@ -48,6 +48,7 @@ const FOREIGN: [(&str, &str); 6] = [
         "connection_rate",
         "which server a connection goes to is known only when it is open",
     ),
+    ("quota", "a client has one, wherever HAProxy sends it"),
 ];
 
 /// Whether a `[[rule]]` is one.
@@ -97,6 +98,7 @@ pub(super) fn place(
     let mut rate = |key| rate_only(&mut section, key, mistakes);
     let client = by_direction(rate(upload), rate(download));
     let flow = by_direction(rate(flow_upload), rate(flow_download));
+    section.knows(&["quota"]);
     section.finish(mistakes);
     PlaceRule {
         name,

@@ -1,5 +1,6 @@
 //! The `[[rule]]` tables, and what must hold between them.
 
+use super::quota::{self, Named, QUOTA};
 use super::{LIMIT_KEYS, limit, limits, place};
 use crate::policy::client::{self, Prefixes};
 use crate::policy::mistake::{Lines, Mistakes};
@@ -9,7 +10,7 @@ use ipnet::IpNet;
 use shaper_common::class::MAX_CLASSES;
 use shaper_common::group::MAX_GROUPS;
 use shaper_common::names::MAX_RULES;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 /// Class 0 is `[default]`.
@@ -28,15 +29,21 @@ pub(super) const CLIENTS: &str =
 pub(super) struct Taken {
     names: HashMap<String, usize>,
     clients: HashMap<IpNet, (String, usize)>,
+    /// The rules that quotas name.
+    thens: HashSet<String>,
 }
 
 pub(super) fn rules(
     root: &mut Section<'_, '_>,
     prefixes: Prefixes,
     lines: &Lines<'_>,
+    named: &mut Vec<Named>,
     mistakes: &mut Mistakes,
 ) -> (Vec<Rule>, Vec<PlaceRule>) {
-    let mut taken = Taken::default();
+    let mut taken = Taken {
+        thens: quota::thens(root),
+        ..Taken::default()
+    };
     let mut total = 0;
     let mut groups = 0;
     let mut rules = Vec::new();
@@ -50,7 +57,7 @@ pub(super) fn rules(
             continue;
         }
         let section_span = span.clone();
-        let rule = rule(section, prefixes, &mut taken, lines, mistakes);
+        let rule = rule(section, prefixes, &mut taken, lines, named, mistakes);
         let before = total;
         total += rule.clients.len();
         if rules.len() == RULES_MAX {
@@ -90,12 +97,14 @@ fn rule(
     prefixes: Prefixes,
     taken: &mut Taken,
     lines: &Lines<'_>,
+    named: &mut Vec<Named>,
     mistakes: &mut Mistakes,
 ) -> Rule {
     let name = name(&mut section, taken, lines, mistakes);
     let clients = clients(&mut section, &name, prefixes, taken, lines, mistakes);
     section.knows(&["backends", "servers"]);
-    let limits = limits(&mut section, mistakes);
+    let mut limits = limits(&mut section, mistakes);
+    limits.quota = quota::quota(&mut section, Some(&name), named, mistakes);
     let [upload, download] = GROUP_KEYS;
     let group = GroupLimits {
         upload: limit(&mut section, upload, mistakes),
@@ -178,7 +187,7 @@ fn clients(
     mistakes: &mut Mistakes,
 ) -> Vec<IpNet> {
     let Some((texts, span)) = section.list::<String>("clients", CLIENTS, mistakes) else {
-        if section.key("clients").is_none() {
+        if section.key("clients").is_none() && !taken.thens.contains(name) {
             mistakes.push(
                 section.span(),
                 format!(
@@ -255,7 +264,8 @@ fn contradictions(
         (None, Some(_)) => ("block", "dropped"),
         (None, None) => return,
     };
-    for key in LIMIT_KEYS.into_iter().chain(GROUP_KEYS) {
+    let keys = LIMIT_KEYS.into_iter().chain(GROUP_KEYS).chain([QUOTA]);
+    for key in keys {
         if let Some(span) = section.key(key) {
             mistakes.push(
                 span,

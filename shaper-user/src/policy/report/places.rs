@@ -99,7 +99,7 @@ fn rate(rate: Option<Rate>) -> String {
 }
 
 /// Without the columns that nobody uses.
-fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let used: Vec<usize> = (0..header.len())
         .filter(|column| rows.iter().any(|row| row[*column] != "-"))
         .collect();

@@ -37,6 +37,7 @@ fn client(name: &str) -> Client {
         age_ms: 192_000,
         idle_ms: 0,
         runtime: None,
+        quota: None,
         servers: Vec::new(),
     }
 }

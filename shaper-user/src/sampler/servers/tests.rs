@@ -227,7 +227,7 @@ fn flows_and_clients_are_found_by_their_server() {
             ..Query::default()
         };
         let flows = sampler.flows(&query).unwrap().flows;
-        let clients = sampler.clients(&query, &[]).unwrap().clients;
+        let clients = sampler.clients(&query, &[], &[]).unwrap().clients;
         let flows: Vec<_> = flows.iter().map(|row| row.client.to_string()).collect();
         let clients: Vec<_> = clients.into_iter().map(|row| row.client).collect();
         (flows, clients)
@@ -269,7 +269,7 @@ fn a_client_lists_the_servers_of_its_flows() {
         sort: SortKey::Client,
         ..Query::default()
     };
-    let rows = sampler.clients(&query, &[]).unwrap().clients;
+    let rows = sampler.clients(&query, &[], &[]).unwrap().clients;
     assert_eq!(rows[0].servers, ["be_a/s9", "be_b/s1"]);
     assert_eq!(rows[1].servers, ["be_a/s1"]);
     assert!(rows[2].servers.is_empty());

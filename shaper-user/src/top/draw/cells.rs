@@ -4,9 +4,11 @@ use super::bars::{bar, sparkline};
 use super::columns::{Placed, What};
 use super::theme::Theme;
 use crate::model::{Backend, Client, Direction, Flow, Haproxy, Limited, Server};
+use crate::render;
 use crate::top::state::history::Past;
 use crate::top::state::row::{FlowKey, Row};
 use crate::top::units;
+use jiff::Timestamp;
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 
@@ -49,6 +51,19 @@ pub fn client(
         What::Minute => minute(past, width, theme),
         _ => Line::default(),
     }
+}
+
+/// How much of its quota a client has used, and how long until it resets.
+pub fn quota(row: &Client, at: &Placed, now: Timestamp, theme: Theme) -> Line<'static> {
+    let Some(quota) = &row.quota else {
+        return Line::styled("-", theme.dim());
+    };
+    let percent = render::quota::percent(quota);
+    let left = quota.resets_at.map(|at| render::quota::left(at, now));
+    let number = format!(" {:>3}% {:>4}", percent.min(999), left.unwrap_or_default());
+    let width = usize::from(at.width).saturating_sub(number.chars().count());
+    let [full, rest] = bar(percent, width, theme);
+    Line::from(vec![full, rest, Span::raw(number)])
 }
 
 /// A flow's cell.

@@ -29,6 +29,8 @@ pub enum What {
     Age,
     /// Since its last packet.
     Idle,
+    /// How much of its quota a client has used, and when that resets.
+    Quota,
     /// The last minute.
     Minute,
     /// The server that a flow is pinned to.
@@ -91,29 +93,34 @@ const fn column(
 }
 
 /// The columns of the clients tab; `name` is the longest client, `rule` the
-/// longest rule on the screen.
-pub fn clients(name: u16, rule: u16) -> Vec<Column> {
+/// longest rule on the screen; `quota` whether anybody there has one.
+pub fn clients(name: u16, rule: u16, quota: bool) -> Vec<Column> {
     let name = name.max(15);
-    vec![
+    let mut columns = vec![
         column(What::Client, "CLIENT", 0, (name.min(26), name), false),
         column(
             What::Rule,
             "RULE",
-            8,
+            9,
             (rule.clamp(8, 10), rule.max(8)),
             false,
         ),
-        column(What::Connections, "CONN", 7, (4, 6), true),
+        column(What::Connections, "CONN", 8, (4, 6), true),
         column(What::Up, "UP", 1, (11, 11), true),
         column(What::Down, "DOWN", 2, (11, 11), true),
-        column(What::Limit, "LIMIT", 6, (7, 13), true),
+        column(What::Limit, "LIMIT", 7, (7, 13), true),
         column(What::Use, "USE", 3, (9, 25), false),
         column(What::Held, "HELD", 4, (11, 11), false),
-        column(What::Dropped, "DROPPED", 10, (7, 8), true),
-        column(What::Total, "TOTAL", 11, (7, 8), true),
-        column(What::Age, "AGE", 5, (6, 6), true),
-        column(What::Minute, "LAST MINUTE", 9, (12, 60), false),
-    ]
+        column(What::Quota, "QUOTA", 5, (14, 25), false),
+        column(What::Dropped, "DROPPED", 11, (7, 8), true),
+        column(What::Total, "TOTAL", 12, (7, 8), true),
+        column(What::Age, "AGE", 6, (6, 6), true),
+        column(What::Minute, "LAST MINUTE", 10, (12, 60), false),
+    ];
+    if !quota {
+        columns.retain(|column| column.what != What::Quota);
+    }
+    columns
 }
 
 /// The columns of the flows tab; `server` is the longest server on the screen, 0
@@ -223,10 +230,10 @@ mod tests {
     #[test]
     fn narrow_terminals_keep_what_matters() {
         assert_eq!(
-            titles(clients(15, 8), 79),
+            titles(clients(15, 8, false), 79),
             ["CLIENT", "UP", "DOWN", "LIMIT", "USE", "HELD", "AGE"]
         );
-        assert_eq!(titles(clients(15, 8), 39), ["CLIENT", "UP", "DOWN"]);
+        assert_eq!(titles(clients(15, 8, true), 39), ["CLIENT", "UP", "DOWN"]);
         assert_eq!(
             titles(flows(21, 8, 0), 79),
             ["CLIENT", "LOCAL", "UP", "DOWN", "DROPPED", "AGE", "IDLE"]
@@ -256,7 +263,10 @@ mod tests {
 
     #[test]
     fn wide_terminals_show_all() {
-        assert_eq!(titles(clients(39, 16), 199).len(), clients(0, 0).len());
+        assert_eq!(
+            titles(clients(39, 16, true), 219).len(),
+            clients(0, 0, true).len()
+        );
         assert_eq!(titles(flows(47, 16, 20), 199).len(), flows(0, 0, 1).len());
         assert_eq!(titles(servers(40, 40), 199).len(), servers(0, 0).len());
     }
@@ -264,7 +274,7 @@ mod tests {
     #[test]
     fn nothing_overlaps_or_leaves_the_table() {
         for width in 1..220 {
-            for columns in [clients(39, 12), flows(47, 12, 30), servers(40, 18)] {
+            for columns in [clients(39, 12, true), flows(47, 12, 30), servers(40, 18)] {
                 let placed = place(columns, width);
                 for pair in placed.windows(2) {
                     assert!(pair[0].x + pair[0].width < pair[1].x);

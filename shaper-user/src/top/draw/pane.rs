@@ -2,11 +2,12 @@
 
 mod flows;
 
-use super::bars::{chart, chart_width};
+use super::bars::{bar, chart, chart_width};
 use super::cells::{held, percent};
 use super::theme::Theme;
 use super::{header, put, put_both};
-use crate::model::{Client, Flow, Limited};
+use crate::model::{Client, Flow, Limited, Quota};
+use crate::render;
 use crate::top::state::{App, Pane};
 use crate::top::units;
 use ratatui::buffer::Buffer;
@@ -44,7 +45,7 @@ pub fn pane(buf: &mut Buffer, area: Rect, app: &App, theme: Theme) {
     };
     let haproxy = app.pane_flow().filter(|flow| flow.haproxy.is_some());
     let [facts, at_server, charts, flows] = Layout::vertical([
-        Constraint::Length(3),
+        Constraint::Length(3 + u16::from(client.quota.is_some())),
         Constraint::Length(u16::from(haproxy.is_some())),
         Constraint::Length(chart_height),
         Constraint::Min(0),
@@ -83,6 +84,35 @@ fn facts(buf: &mut Buffer, area: Rect, client: &Client, app: &App, theme: Theme)
             put(buf, line, direction(label, way, line.width, app, theme));
         }
     }
+    if let (Some(quota), Some(line)) = (&client.quota, lines.next()) {
+        put(buf, line, self::quota(quota, app, line.width, theme));
+    }
+}
+
+/// What it has used of its quota, as a bar and in numbers.
+fn quota(quota: &Quota, app: &App, width: u16, theme: Theme) -> Line<'static> {
+    let percent = render::quota::percent(quota);
+    let [full, rest] = bar(percent, 20, theme);
+    let mut spans = vec![
+        Span::raw("quota  "),
+        full,
+        rest,
+        Span::styled(format!(" {percent:>3}%"), theme.percent(percent)),
+        Span::raw(format!(" {} of {}", size(quota.used), size(quota.bytes))),
+        Span::raw(format!(" per {}", quota.per)),
+    ];
+    if let (Some(at), Some(status)) = (quota.resets_at, &app.status) {
+        let left = render::quota::left(at, status.at);
+        spans.push(Span::raw(format!("  resets in {left}")));
+    }
+    let then = match (quota.then.as_str(), quota.state.as_str()) {
+        ("block", "reached") => "  blocked by it".to_owned(),
+        (rule, "reached") => format!("  held as rule {rule}"),
+        ("block", _) => "  then blocked".to_owned(),
+        (rule, _) => format!("  then rule {rule}"),
+    };
+    spans.push(Span::raw(then));
+    whole(spans, usize::from(width))
 }
 
 /// What was set at runtime, and until when.

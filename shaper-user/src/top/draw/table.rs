@@ -19,10 +19,17 @@ use ratatui::widgets::{Block, Clear, Padding, Paragraph, Widget, Wrap};
 pub fn clients(buf: &mut Buffer, areas: &Areas, app: &App, theme: Theme) {
     let list = &app.clients;
     let rule = longest(list, areas, |row| row.rule.chars().count());
-    let placed = columns::place(columns::clients(narrow(list.widest), rule), room(areas));
+    let quota = visible(list, areas).any(|item| item.row.quota.is_some());
+    let placed = columns::place(
+        columns::clients(narrow(list.widest), rule, quota),
+        room(areas),
+    );
     let observing = app.observing();
     table(buf, areas, list, &placed, theme, |item, at| {
-        cells::client(&item.row, list.past.get(&item.key), at, observing, theme)
+        match (at.column.what, app.status.as_ref()) {
+            (What::Quota, Some(status)) => cells::quota(&item.row, at, status.at, theme),
+            _ => cells::client(&item.row, list.past.get(&item.key), at, observing, theme),
+        }
     });
 }
 
