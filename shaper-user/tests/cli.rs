@@ -53,6 +53,7 @@ fn daemon() -> Daemon {
         interfaces: Vec::new(),
         observe: false,
         socket: path.clone(),
+        state: dir.path().join("state"),
     };
     let kernel = FakeKernel::new(
         vec![

@@ -66,6 +66,7 @@ impl Lab {
             interfaces: Vec::new(),
             observe: false,
             socket: dir.path().join("shaper.sock"),
+            state: dir.path().join("state"),
         };
         let (policy, _) = options.load().unwrap();
         let socket = Socket::bind(&options.socket).unwrap();

@@ -133,14 +133,14 @@ mod tests {
         );
         assert_eq!(presence.interfaces(&now), []);
         assert_eq!(
-            sentences(&presence.interfaces(&[eth0.clone()])),
+            sentences(&presence.interfaces(std::slice::from_ref(&eth0))),
             ["interface eth0 is attached: ingress tcx"]
         );
         // Those that were never attached to.
         let never = [eth0, interface("eth9", "gone")];
         assert_eq!(presence.interfaces(&never), []);
         // A new policy.
-        presence.settle(&[eth1.clone()]);
+        presence.settle(std::slice::from_ref(&eth1));
         assert_eq!(presence.interfaces(&[eth1]), []);
     }
 

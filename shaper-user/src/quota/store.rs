@@ -109,7 +109,10 @@ fn file(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-fn read(database: &Database) -> Result<(Option<Meta>, Vec<(IpNet, Row)>), StoreError> {
+/// What the file has.
+type Kept = (Option<Meta>, Vec<(IpNet, Row)>);
+
+fn read(database: &Database) -> Result<Kept, StoreError> {
     // Made at the first write; here as well, so that both can be read.
     let transaction = database.begin_write().map_err(damaged)?;
     let (mut meta, mut rows) = (None, Vec::new());
