@@ -26,6 +26,7 @@ use crate::haproxy::actions::Actions;
 use crate::haproxy::agent::{self, Agent};
 use crate::haproxy::weights::ServerName;
 use crate::haproxy::{View, poll};
+use crate::history::{self, Keeper};
 use crate::kernel::Kernel;
 use crate::metrics::process::Process;
 use crate::metrics::{Exporter, Snapshot, Source};
@@ -90,6 +91,7 @@ struct Handle {
     agent: Agent,
     bus: Bus,
     exporter: Exporter,
+    history: Keeper,
 }
 
 impl Handle {
@@ -126,6 +128,10 @@ impl Handler for Handle {
         ) {
             return self.act(command, peer).await;
         }
+        if let Command::History(query) = command {
+            let history = self.history.query(query).await?;
+            return Ok(Answer::History(Box::new(history)));
+        }
         let message = |reply| Message::Command {
             command,
             peer,
@@ -145,6 +151,7 @@ impl Handle {
         status.drains = self.actions.drains();
         status.warnings.extend(self.agent.trouble());
         status.warnings.extend(self.exporter.trouble());
+        status.warnings.extend(self.history.warnings());
         let (all, unknown) = self.agent.checks();
         for (name, count) in [("agent_checks", all), ("agent_checks_unknown", unknown)] {
             status.counters.insert(name.to_owned(), count);
@@ -184,6 +191,7 @@ pub async fn run<K: Kernel + 'static>(
     let news = unsafe { AsyncFd::register_with_interest(changes, Interest::READABLE) }
         .context("waiting for events of the kernel")?;
     let (feed, agent) = agent::agent();
+    let (recorder, history) = history::start().context("cannot start a thread")?;
     let (started, start) = oneshot::channel();
     let (ended, mut end) = oneshot::channel();
     let (messages, inbox) = mpsc::channel();
@@ -197,7 +205,8 @@ pub async fn run<K: Kernel + 'static>(
         .spawn(move || {
             let core = Core::start(kernel, policy, options, feed, Timestamp::now());
             match core {
-                Ok(core) => {
+                Ok(mut core) => {
+                    core.keep_history(recorder);
                     let shared = (core.bus.clone(), core.metrics());
                     let _ = started.send(Ok(shared));
                     let _ = ended.send(turn(core, &inbox, join));
@@ -222,6 +231,7 @@ pub async fn run<K: Kernel + 'static>(
         agent,
         bus,
         exporter: exporter.clone(),
+        history,
     });
     tokio::spawn(exporter.run(Arc::clone(&handle)));
     let server = tokio::spawn(serve(
@@ -328,6 +338,7 @@ fn turn<K: Kernel>(mut core: Core<K>, inbox: &Receiver<Message>, mut join: Join)
             Ok(Message::Stopping(signal)) => core.stopping(signal),
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => {
                 core.keep_quotas();
+                core.finish_history();
                 return core.on_exit();
             }
             Err(RecvTimeoutError::Timeout) => {}

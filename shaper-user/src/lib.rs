@@ -16,6 +16,7 @@
 //! | [`caps`] | limits by place, cut into limits of single connections |
 //! | [`events`] | what happened, for the log and for those who follow |
 //! | [`metrics`] | what is known, for Prometheus |
+//! | [`history`] | the last hours by the minute, in a bounded store |
 //! | [`haproxy`] | HAProxy's side of a flow: where it is pinned |
 //! | [`render`] | answers for people: tables, units, colour |
 //! | [`filter`] | which rows a query is about |
@@ -32,6 +33,7 @@ pub mod filter;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
 pub mod haproxy;
+pub mod history;
 pub mod kernel;
 pub mod metrics;
 pub mod model;

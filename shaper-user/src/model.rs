@@ -536,3 +536,116 @@ pub struct Status {
     /// What is wrong just now, for people; empty when nothing is.
     pub warnings: Vec<String>,
 }
+
+/// The answer to `history`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// The beginning of the first minute that was asked for.
+    pub since: Timestamp,
+    /// The end of the last.
+    pub until: Timestamp,
+    /// The first minute that is kept; null before there is one.
+    pub oldest: Option<Timestamp>,
+    /// What each entry of `minutes` stands for: a minute, or several where there
+    /// would be too many.
+    pub step_ms: u64,
+    /// Minutes in which the daemon ran, in their order: of all, or of the client or
+    /// server that was asked for.
+    pub minutes: Vec<HistoryStep>,
+    /// Clients that there are, before the list was cut.
+    pub clients_matched: u64,
+    /// Those that moved most.
+    pub clients: Vec<HistoryClient>,
+    /// What clients moved that had no row in their minute, both ways.
+    pub others_bytes: u64,
+    /// Servers that there are, before the list was cut.
+    pub servers_matched: u64,
+    /// Those that carried most.
+    pub servers: Vec<HistoryServer>,
+    /// Flows that there are, before the list was cut.
+    pub flows_matched: u64,
+    /// Closed flows over the threshold that found no room.
+    pub flows_cut: u64,
+    /// Those that moved most.
+    pub flows: Vec<HistoryFlow>,
+}
+
+/// A minute, or several.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryStep {
+    /// Its beginning.
+    pub at: Timestamp,
+    /// How much of it the daemon saw.
+    pub ms: u64,
+    /// Client to this host.
+    pub upload: HistoryDirection,
+    /// This host to the client.
+    pub download: HistoryDirection,
+    /// Clients that moved something, at most in one of its minutes; null where a
+    /// client or server was asked for.
+    pub clients: Option<u64>,
+}
+
+/// One direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryDirection {
+    /// Bytes that passed.
+    pub bytes: u64,
+    /// Bytes dropped.
+    pub dropped_bytes: u64,
+    /// Bits per second over the time that the daemon saw; null for sums.
+    pub rate_bps: Option<u64>,
+}
+
+/// A client, all its minutes together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryClient {
+    /// Address or prefix.
+    pub client: String,
+    /// Client to this host.
+    pub upload: HistoryDirection,
+    /// This host to the client.
+    pub download: HistoryDirection,
+}
+
+/// A server, all its minutes together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryServer {
+    /// HAProxy's backend.
+    pub backend: String,
+    /// HAProxy's server.
+    pub server: String,
+    /// Client to this host.
+    pub upload: HistoryDirection,
+    /// This host to the client.
+    pub download: HistoryDirection,
+}
+
+/// A flow, with what it moved in the minutes that were asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryFlow {
+    /// The remote host.
+    pub client: IpAddr,
+    /// Its port.
+    pub client_port: u16,
+    /// This host.
+    pub local: IpAddr,
+    /// The watched port.
+    pub local_port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// HAProxy's backend; null where it had none.
+    pub backend: Option<String>,
+    /// HAProxy's server; null where it had none.
+    pub server: Option<String>,
+    /// When it opened.
+    pub opened: Timestamp,
+    /// The minute of its last row.
+    pub last: Timestamp,
+    /// It has closed.
+    pub closed: bool,
+    /// Client to this host.
+    pub upload: HistoryDirection,
+    /// This host to the client.
+    pub download: HistoryDirection,
+}

@@ -3,6 +3,7 @@
 //! A request names the protocol version and a command; the answer has either
 //! `result` or `error`. A connection may send several requests in turn.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -65,6 +66,28 @@ pub struct EventsQuery {
     pub filter: String,
 }
 
+/// Which part of the history.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryQuery {
+    /// Address or prefix; absent: all.
+    #[serde(default)]
+    pub client: Option<String>,
+    /// `backend/server`; absent: all.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// From the minute on that this is in; absent: an hour before `until`.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// To the end of the minute before this; absent: now.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+    /// At most so many clients, servers and flows each; absent: 20. With 0 the
+    /// minutes alone, which costs least.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
 /// A command. Those from `Limit` on change something and need the right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -85,6 +108,8 @@ pub enum Command {
         /// Address.
         client: String,
     },
+    /// [`crate::model::History`].
+    History(HistoryQuery),
     /// A limit at runtime. Answers [`Done`].
     Limit {
         /// Address or prefix.
@@ -169,6 +194,7 @@ impl Command {
                 | Self::Clients(_)
                 | Self::Servers(_)
                 | Self::Status
+                | Self::History(_)
                 | Self::Events(_)
                 | Self::Quota { .. }
         )

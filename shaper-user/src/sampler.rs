@@ -5,6 +5,7 @@
 //! for what a query returns (see `rows.rs`). Flows are looked for in HAProxy's
 //! answers when those come, not every second (see `pinned.rs`).
 
+mod counters;
 mod groups;
 mod pinned;
 mod placed;
@@ -13,6 +14,8 @@ mod rows;
 pub mod rules;
 mod servers;
 mod targets;
+
+pub use counters::{Left, Names};
 
 use crate::haproxy::View;
 use crate::kernel::Sample;
@@ -99,6 +102,7 @@ pub struct Sampler {
     /// What the clients of each rule passed since the daemon began.
     rules: Rules,
     groups: groups::Groups,
+    left: Left,
 }
 
 /// Sums over everything, for `status`.
@@ -139,6 +143,7 @@ impl Sampler {
             gone: [Direction::default(); 2],
             rules: Rules::default(),
             groups: groups::Groups::default(),
+            left: Left::default(),
         }
     }
 
@@ -189,6 +194,7 @@ impl Sampler {
         self.now = sample.now;
         self.stats = sample.stats;
         self.groups.observe(sample.groups);
+        self.left.clear();
         let clients = std::mem::take(&mut self.clients);
         self.observe_clients(&clients, sample.clients, first);
         self.rules.settle(&self.compiled);
@@ -241,6 +247,7 @@ impl Sampler {
                 memory.last_flow = self.now;
             }
             let mut rates = [0; 2];
+            let mut replaced = [None; 2];
             for direction in DIRECTIONS {
                 let traffic = &kernel.traffic[direction];
                 let passed = match last.map(|last| &last.traffic[direction]) {
@@ -248,12 +255,16 @@ impl Sampler {
                     // Its entry was replaced and counts from zero.
                     Some(last) => {
                         add(&mut self.gone[direction], last);
+                        replaced[direction] = Some(*last);
                         traffic.bytes
                     }
                     None if first => 0,
                     None => traffic.bytes,
                 };
                 rates[direction] = rate(passed, per_byte);
+            }
+            if replaced.iter().any(Option::is_some) {
+                self.left.clients.push((key, replaced));
             }
             let class = class_of(&self.compiled, self.generation, &key, &kernel, memory);
             if !first {
@@ -272,6 +283,7 @@ impl Sampler {
         }
         if self.client_index.len() > self.clients.len() {
             let (current, gone) = (&self.clients, &mut self.gone);
+            let left = &mut self.left.clients;
             self.client_index.retain(|key, memory| {
                 let index = memory.index as usize;
                 if current.get(index).is_some_and(|state| state.key == *key) {
@@ -281,6 +293,7 @@ impl Sampler {
                     for direction in DIRECTIONS {
                         add(&mut gone[direction], &last.kernel.traffic[direction]);
                     }
+                    left.push((*key, last.kernel.traffic.map(Some)));
                 }
                 false
             });
@@ -300,9 +313,16 @@ impl Sampler {
                 .flow_index
                 .insert(*key, index)
                 .and_then(|index| Some((index, previous.get(index as usize)?)))
-                // The same ports again are another connection.
-                .filter(|(_, (old, last))| old == key && last.created == flow.created)
+                .filter(|(_, (old, _))| old == key)
                 .map(|(index, (_, last))| (index, last));
+            // The same ports again are another connection.
+            if let Some((index, last)) = last.filter(|(_, last)| last.created != flow.created) {
+                let place = joins
+                    .as_ref()
+                    .and_then(|joins| joins.before(index as usize));
+                self.left.flows.push((*key, *last, place));
+            }
+            let last = last.filter(|(_, last)| last.created == flow.created);
             let mut rates = [0; 2];
             for direction in DIRECTIONS {
                 let bytes = flow.traffic[direction].bytes;
@@ -332,11 +352,17 @@ impl Sampler {
             }
         }
         if self.flow_index.len() > self.flows.len() {
-            let current = &self.flows;
+            let (current, left) = (&self.flows, &mut self.left.flows);
             self.flow_index.retain(|key, index| {
-                current
-                    .get(*index as usize)
-                    .is_some_and(|(current, _)| current == key)
+                let index = *index as usize;
+                if current.get(index).is_some_and(|(now, _)| now == key) {
+                    return true;
+                }
+                if let Some((old, last)) = previous.get(index).filter(|(old, _)| old == key) {
+                    let place = joins.as_ref().and_then(|joins| joins.before(index));
+                    left.push((*old, *last, place));
+                }
+                false
             });
         }
     }

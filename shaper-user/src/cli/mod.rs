@@ -5,6 +5,7 @@
 //! | `run` | `run` |
 //! | `show` | `flows`, `clients`, `servers`, `status`, `top` |
 //! | `events` | `events` |
+//! | `history` | `history` |
 //! | `change` | `limit`, `block`, `unblock`, `reload` |
 //! | `act` | `kill`, `drain` |
 //! | `check` | `check` |
@@ -19,6 +20,7 @@ mod check;
 mod detach;
 mod events;
 mod generate;
+mod history;
 mod output;
 mod parse;
 mod quota;
@@ -68,6 +70,8 @@ enum Command {
     /// List HAProxy's servers with their traffic
     #[command(after_help = show::SERVERS_HELP)]
     Servers(show::Args),
+    /// Say what happened in the last hours, by the minute
+    History(history::Args),
     /// Say what is attached where, and what was counted
     Status(show::StatusArgs),
     /// Say what happened, and what happens
@@ -114,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => show::flows(socket, args),
         Command::Clients(args) => show::clients(socket, args),
         Command::Servers(args) => show::servers(socket, args),
+        Command::History(args) => history::history(socket, args),
         Command::Status(args) => show::status(socket, &args),
         Command::Events(args) => events::events(socket, &args),
         Command::Limit(args) => change::limit(socket, args),

@@ -132,7 +132,7 @@ pub(super) fn top(socket: &Path, args: &TopArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show<T: DeserializeOwned + Serialize>(
+pub(super) fn show<T: DeserializeOwned + Serialize>(
     socket: &Path,
     command: Command,
     json: bool,

@@ -2,7 +2,9 @@
 
 use crate::events::Batch;
 use crate::model;
-use crate::protocol::{Command, Done, ErrorBody, ErrorCode, EventsQuery, Query, Request, VERSION};
+use crate::protocol::{
+    Command, Done, ErrorBody, ErrorCode, EventsQuery, HistoryQuery, Query, Request, VERSION,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind};
@@ -180,6 +182,14 @@ impl Client {
     /// See [`Client::request`].
     pub async fn quota(&mut self, client: String) -> Result<model::ClientQuota, ClientError> {
         self.request(Command::Quota { client }).await
+    }
+
+    /// The last hours.
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn history(&mut self, query: HistoryQuery) -> Result<model::History, ClientError> {
+        self.request(Command::History(query)).await
     }
 
     /// The daemon's state.

@@ -103,6 +103,8 @@ pub enum Answer {
     Clients(model::Clients),
     /// To `servers`.
     Servers(model::Servers),
+    /// To `history`.
+    History(Box<model::History>),
     /// To `status`.
     Status(Box<model::Status>),
     /// To `quota`.

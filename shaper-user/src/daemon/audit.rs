@@ -210,6 +210,7 @@ pub(super) const fn action(command: &Command) -> &'static str {
         | Command::Clients(_)
         | Command::Servers(_)
         | Command::Status
+        | Command::History(_)
         | Command::Events(_)
         | Command::Quota { .. } => "read",
     }

@@ -19,6 +19,7 @@ use crate::events::{Event, Part, cut};
 use crate::filter::FilterError;
 use crate::haproxy::View;
 use crate::haproxy::agent::Feed;
+use crate::history::Recorder;
 use crate::kernel::Kernel;
 use crate::metrics::Health;
 use crate::model;
@@ -132,6 +133,8 @@ pub(super) struct Core<K> {
     metrics: watch::Sender<Option<Metrics>>,
     /// Where the agent's weights go.
     feed: Feed,
+    /// Where each sample goes for the history.
+    recorder: Recorder,
     /// Why the last sample, saving, expiry, limit by place, write of usage or hold
     /// of a quota failed; empty when it did not.
     trouble: [Option<String>; 6],
@@ -194,6 +197,7 @@ impl<K: Kernel> Core<K> {
             health: Health::default(),
             metrics: watch::Sender::new(None),
             feed,
+            recorder: Recorder::default(),
             trouble: [None, loaded.damaged, None, None, None, None],
         };
         core.feed.listen(core.policy.haproxy.agent);
@@ -232,6 +236,16 @@ impl<K: Kernel> Core<K> {
             self.bus.publish(event, Timestamp::now());
         }
         self.sampler.set_view(view);
+    }
+
+    /// Keeps a history from now on.
+    pub fn keep_history(&mut self, recorder: Recorder) {
+        self.recorder = recorder;
+    }
+
+    /// The end: what there is of the history's open minute is written.
+    pub fn finish_history(&mut self) {
+        self.recorder.finish(&self.sampler);
     }
 
     /// Says that the daemon ends.
@@ -280,6 +294,12 @@ impl<K: Kernel> Core<K> {
             wall: now,
         };
         let over = self.sampler.observe(sample, now);
+        self.recorder.observe(
+            &self.policy.history,
+            &self.options.state,
+            &self.sampler,
+            now,
+        );
         self.events.tell(
             (&events, self.sampler.stats()),
             &over,
@@ -554,6 +574,7 @@ impl<K: Kernel> Core<K> {
             Command::Flows(_)
             | Command::Clients(_)
             | Command::Servers(_)
+            | Command::History(_)
             | Command::Status
             | Command::Events(_)
             | Command::Quota { .. }

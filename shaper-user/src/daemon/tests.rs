@@ -130,6 +130,7 @@ async fn flows_are_joined_with_haproxy_and_a_reload_changes_its_sockets() {
     let bus = core.bus.clone();
     let thread = std::thread::spawn(move || turn(core, &inbox, join));
     let handle = Handle {
+        history: history::start().unwrap().1,
         messages,
         actions: Arc::default(),
         agent,

@@ -76,6 +76,7 @@ fn write(policy: &Policy) -> Table {
         put(&mut table, "top_clients", number(metrics.top_clients));
         put(&mut root, "metrics", table.into());
     }
+    put(&mut root, "history", history(policy).into());
     root
 }
 
@@ -93,6 +94,19 @@ fn haproxy(policy: &Policy) -> Table {
         put(&mut table, "agent", agent.into());
     }
     put(&mut table, "actions", texts(&policy.haproxy.actions));
+    table
+}
+
+fn history(policy: &Policy) -> Table {
+    let mut table = Table::new();
+    let history = &policy.history;
+    put(&mut table, "enabled", history.enabled.into());
+    put(&mut table, "hours", number(history.hours));
+    put(&mut table, "max_size", text(Size(history.max_size)));
+    put(&mut table, "flow_min", text(Size(history.flow_min)));
+    if let Some(path) = &history.path {
+        put(&mut table, "path", text(path.display()));
+    }
     table
 }
 

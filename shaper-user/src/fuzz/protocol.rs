@@ -98,6 +98,11 @@ fn understood(command: &Command) {
                 }
             }
         }
+        Command::History(query) => {
+            if let Some(client) = &query.client {
+                names_a_client(client);
+            }
+        }
         Command::ClearLimit { client }
         | Command::Block { client, .. }
         | Command::Unblock { client }

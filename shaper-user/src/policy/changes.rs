@@ -3,7 +3,8 @@
 use super::client::display;
 use super::units::Size;
 use super::{
-    Compiled, Limits, NamedClass, PlaceRule, Policy, Quota, Rate, RateLimit, Rule, ServerLimit,
+    Compiled, History, Limits, NamedClass, PlaceRule, Policy, Quota, Rate, RateLimit, Rule,
+    ServerLimit,
 };
 use crate::addr::prefix_to_kernel;
 use ipnet::IpNet;
@@ -77,6 +78,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         control_group,
         haproxy,
         metrics,
+        history,
         ..
     } = policy;
     add("interfaces".to_owned(), list(interfaces), interfaces);
@@ -108,6 +110,7 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         |metrics| format!("{}, {} clients", metrics.listen, metrics.top_clients),
     );
     add("metrics".to_owned(), listen, metrics);
+    add("history".to_owned(), of_history(history), history);
     add("default".to_owned(), limits(default), default);
     for rule in rules {
         // With what it takes from `[default]`: that is what holds.
@@ -124,6 +127,16 @@ fn parts(policy: &Policy) -> BTreeMap<String, (String, String)> {
         add(what, of_server(limit), limit);
     }
     parts
+}
+
+fn of_history(history: &History) -> String {
+    if !history.enabled {
+        return NONE.to_owned();
+    }
+    let (max, flow) = (Size(history.max_size), Size(history.flow_min));
+    let path = history.path.as_ref();
+    let path = path.map_or_else(String::new, |path| format!(" in {}", path.display()));
+    format!("{} hours, {max}, flows from {flow}{path}", history.hours)
 }
 
 fn of_rule(rule: &Rule, holds: &Limits) -> String {

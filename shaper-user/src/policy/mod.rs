@@ -170,6 +170,33 @@ impl Default for Haproxy {
     }
 }
 
+/// What is kept of the last hours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Anything at all.
+    pub enabled: bool,
+    /// What is older goes.
+    pub hours: u32,
+    /// Bytes that its file may have.
+    pub max_size: u64,
+    /// Bytes from which on a flow is worth a row.
+    pub flow_min: u64,
+    /// Its file; `None`: `history.redb` in the state directory, where there is one.
+    pub path: Option<PathBuf>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            hours: 24,
+            max_size: 256_000_000,
+            flow_min: 1_000_000,
+            path: None,
+        }
+    }
+}
+
 /// Where the shield runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Xdp {
@@ -253,6 +280,8 @@ pub struct Policy {
     pub haproxy: Haproxy,
     /// Where metrics are read; `None`: nowhere.
     pub metrics: Option<Metrics>,
+    /// What is kept of the last hours.
+    pub history: History,
 }
 
 /// A limit or block set at runtime, over the policy.

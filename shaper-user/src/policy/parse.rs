@@ -1,6 +1,7 @@
 //! The policy file to a [`Policy`], with all its mistakes at once.
 
 mod haproxy;
+mod history;
 mod metrics;
 mod place;
 mod quota;
@@ -13,7 +14,7 @@ use super::mistake::{Lines, LoadError, Mistakes, PolicyErrors};
 use super::section::{At, Int, Section};
 use super::tables::{CLIENTS_MAX, FLOWS_MAX, TABLE_MIN};
 use super::units::Size;
-use super::{ConnectionRate, Haproxy, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
+use super::{ConnectionRate, Haproxy, History, Limits, Mode, OnExit, Policy, Rate, RateLimit, Xdp};
 use jiff::tz::TimeZone;
 use serde::de::DeserializeOwned;
 use shaper_common::names::{MAX_CLIENTS, MAX_FLOWS, MAX_INTERFACES};
@@ -122,6 +123,7 @@ impl Policy {
             control_group: None,
             haproxy: Haproxy::default(),
             metrics: None,
+            history: History::default(),
         }
     }
 
@@ -163,6 +165,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
     let (control_uids, control_group) = control(&mut root, mistakes);
     let haproxy = haproxy::haproxy(&mut root, mistakes);
     let metrics = metrics::metrics(&mut root, mistakes);
+    let history = history::history(&mut root, mistakes);
     root.finish(mistakes);
     Policy {
         interfaces,
@@ -183,6 +186,7 @@ fn policy(mut root: Section<'_, '_>, lines: &Lines<'_>, mistakes: &mut Mistakes)
         control_group,
         haproxy,
         metrics,
+        history,
     }
 }
 

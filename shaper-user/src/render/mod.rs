@@ -4,9 +4,11 @@
 //! them away where nobody wants them.
 
 mod events;
+mod history;
 pub mod quota;
 mod rows;
 mod servers;
+pub mod spark;
 mod status;
 mod table;
 pub mod units;
@@ -14,6 +16,7 @@ pub mod units;
 use std::borrow::Cow;
 
 pub use events::{event, missed};
+pub use history::{history, place};
 pub use quota::quota;
 pub use rows::{clients, flows};
 pub use servers::{servers, why_none};

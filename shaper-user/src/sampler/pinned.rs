@@ -92,6 +92,11 @@ impl Pinned {
         self.servers.get(number as usize)
     }
 
+    /// Every server, those included that will be forgotten.
+    pub fn all(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter()
+    }
+
     /// The number of the server that a flow of the last sample is at.
     pub fn at(&self, flow: usize) -> Option<u32> {
         match self.pins.get(flow) {
@@ -199,6 +204,17 @@ pub(super) struct Joins<'a> {
 }
 
 impl Joins<'_> {
+    /// Backend and server that a flow of the sample before was at.
+    pub fn before(&self, flow: usize) -> Option<(Arc<str>, Arc<str>)> {
+        match self.before.get(flow) {
+            Some(Pin::At(number)) => {
+                let server = self.pinned.servers.get(*number as usize)?;
+                Some((server.backend.clone(), server.server.clone()))
+            }
+            _ => None,
+        }
+    }
+
     /// Takes the next flow; `last` is its place and state in the sample before.
     pub fn count(
         &mut self,

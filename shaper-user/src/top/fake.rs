@@ -1,6 +1,7 @@
 //! A daemon made up for tests.
 
 mod bench;
+mod history;
 pub mod servers;
 
 pub use bench::Bench;
@@ -41,6 +42,8 @@ pub struct World {
     pub up: bool,
     /// Seconds since [`start`].
     pub second: i64,
+    /// Why it keeps no history.
+    pub no_history: Option<&'static str>,
     /// The changes it was asked for.
     pub asked: Vec<Command>,
 }
@@ -60,6 +63,7 @@ impl World {
             }),
             up: true,
             second: 0,
+            no_history: None,
             asked: Vec::new(),
         }
     }
@@ -191,6 +195,10 @@ impl World {
             clients: self.clients(&wanted.clients)?,
             flows,
             servers,
+            history: wanted
+                .history
+                .each_ref()
+                .map(|query| query.as_ref().map(|query| self.history(query))),
             detail,
             status: self.status(),
         })

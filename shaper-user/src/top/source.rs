@@ -1,8 +1,8 @@
 //! Where the dashboard's numbers come from: the control socket, or a fake.
 
 use crate::control::client::{self, ClientError};
-use crate::model::{Client, Clients, Flows, Servers, Status};
-use crate::protocol::{Command, Done, ErrorBody, Query, SortKey};
+use crate::model::{Client, Clients, Flows, History, Servers, Status};
+use crate::protocol::{Command, Done, ErrorBody, HistoryQuery, Query, SortKey};
 use serde::de::DeserializeOwned;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,9 @@ pub struct Wanted {
     pub flows: Option<Query>,
     /// The rows of the servers tab, while it is open.
     pub servers: Option<Query>,
+    /// The minutes of the history tab, and those behind its cursor, when they are
+    /// due.
+    pub history: [Option<Box<HistoryQuery>>; 2],
     /// The client of the detail pane, while it is open.
     pub detail: Option<String>,
 }
@@ -52,6 +55,8 @@ pub struct Frame {
     pub flows: Option<Flows>,
     /// The servers, where they were wanted.
     pub servers: Option<Servers>,
+    /// Of the history what was wanted; or why there is none.
+    pub history: [Option<Result<History, String>>; 2],
     /// The detail, where it was wanted.
     pub detail: Option<Detail>,
 }
@@ -146,6 +151,12 @@ impl Source for Socket {
             Some(query) => Some(self.request(Command::Servers(query.clone())).await?),
             None => None,
         };
+        let mut history = [None, None];
+        for (query, answer) in wanted.history.iter().zip(&mut history) {
+            if let Some(query) = query {
+                *answer = Some(self.history(HistoryQuery::clone(query)).await?);
+            }
+        }
         let detail = match &wanted.detail {
             Some(name) => Some(self.detail(name).await?),
             None => None,
@@ -155,6 +166,7 @@ impl Source for Socket {
             clients,
             flows,
             servers,
+            history,
             detail,
         })
     }
@@ -165,6 +177,18 @@ impl Source for Socket {
 }
 
 impl Socket {
+    /// A daemon that keeps none, or knows of none, is no reason to show nothing.
+    async fn history(
+        &mut self,
+        query: HistoryQuery,
+    ) -> Result<Result<History, String>, SourceError> {
+        match self.request(Command::History(query)).await {
+            Ok(history) => Ok(Ok(history)),
+            Err(SourceError::Refused(body)) => Ok(Err(body.message)),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn detail(&mut self, name: &str) -> Result<Detail, SourceError> {
         let query = Query {
             sort: SortKey::Total,

@@ -45,6 +45,7 @@ fn wanted(detail: bool) -> Wanted {
         clients: query.clone(),
         flows: detail.then(|| query.clone()),
         servers: detail.then_some(query),
+        history: [None, None],
         detail: detail.then(|| "203.0.113.7".to_owned()),
     }
 }

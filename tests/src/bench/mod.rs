@@ -5,6 +5,7 @@ pub mod conformance;
 mod cost;
 mod cpu;
 pub mod flood;
+mod history;
 pub mod isolation;
 pub mod join;
 pub mod proxy_cost;
@@ -13,6 +14,7 @@ mod sampling;
 mod upload;
 
 pub use cost::cost;
+pub use history::history;
 pub use sampling::sampling;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -70,7 +70,7 @@ pub fn sampling() -> Result<()> {
     Ok(())
 }
 
-fn cpu_time() -> Result<Duration> {
+pub(super) fn cpu_time() -> Result<Duration> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
     Ok(Duration::new(
         u64::try_from(now.tv_sec())?,

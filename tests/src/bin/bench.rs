@@ -17,6 +17,8 @@ enum Bench {
     Cost,
     /// Time to read 100,000 flows, and the daemon's work on them
     Sampling,
+    /// What keeping the history costs with 10,000 flows
+    History,
     /// Goodput, loss and fairness of limits over real TCP, beside other limiters
     Conformance(conformance::Args),
     /// Latency of light WebSockets through HAProxy while a heavy one uploads
@@ -35,6 +37,7 @@ fn main() -> Result<()> {
     match Args::parse().bench {
         Bench::Cost => shaper_tests::bench::cost(),
         Bench::Sampling => shaper_tests::bench::sampling(),
+        Bench::History => shaper_tests::bench::history(),
         Bench::Conformance(args) => conformance::run(&args),
         Bench::Isolation(args) => isolation::run(&args),
         Bench::ProxyCost(args) => proxy_cost::run(&args),

@@ -71,6 +71,7 @@ fn lab() -> Lab {
     let bus = core.bus.clone();
     std::thread::spawn(move || turn(core, &inbox, join));
     let handle = Handle {
+        history: crate::history::start().unwrap().1,
         messages,
         actions: Arc::default(),
         agent,

@@ -1,5 +1,8 @@
 //! Bars, sparklines and charts out of the block elements (U+2581 and on).
 
+pub use crate::render::spark::sparkline;
+
+use crate::render::spark::{EIGHTHS, part};
 use crate::top::draw::theme::Theme;
 use crate::top::units;
 use ratatui::buffer::Buffer;
@@ -7,29 +10,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::Span;
 
-const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const LEFT: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
-
-/// A line of one character a cell. Nothing heard is blank; nothing sent is the
-/// lowest bar; any traffic is above it. The highest leaves an eighth free, so
-/// that the lines of a table don't grow into one another.
-pub fn sparkline(cells: &[Option<u64>]) -> String {
-    let top = cells.iter().flatten().copied().max().unwrap_or(0).max(1);
-    cells
-        .iter()
-        .map(|cell| match cell {
-            None => ' ',
-            Some(0) => EIGHTHS[1],
-            Some(n) => EIGHTHS[1 + part(*n, top, 6).max(1)],
-        })
-        .collect()
-}
-
-/// `n / top × steps`, rounded up, at most `steps`.
-fn part(n: u64, top: u64, steps: u64) -> usize {
-    let part = (u128::from(n) * u128::from(steps)).div_ceil(u128::from(top.max(1)));
-    usize::try_from(part.min(u128::from(steps))).unwrap_or(0)
-}
 
 /// A bar of `percent` in `width` cells, and the rest of its ground.
 pub fn bar(percent: u64, width: usize, theme: Theme) -> [Span<'static>; 2] {
@@ -45,7 +26,7 @@ pub fn bar(percent: u64, width: usize, theme: Theme) -> [Span<'static>; 2] {
     ]
 }
 
-/// A chart of the last minute: its scale and label on the left, the limit as a dotted
+/// A chart of one direction over time: its scale and label on the left, the limit as a dotted
 /// line. `cells` are as wide as [`chart_width`] says.
 pub fn chart(
     buf: &mut Buffer,

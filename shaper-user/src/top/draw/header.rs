@@ -183,6 +183,7 @@ pub fn tabs(buf: &mut Buffer, area: Rect, app: &App, theme: Theme) {
         Tab::Clients => describe(&app.clients, app, theme),
         Tab::Flows => describe(&app.flows, app, theme),
         Tab::Servers => describe(&app.servers, app, theme),
+        Tab::History => Vec::new(),
     };
     // The columns say how it is sorted, too; that it is frozen nothing else does.
     let width = |spans: &[Span]| spans.iter().map(Span::width).sum::<usize>();

@@ -6,6 +6,7 @@ mod bars;
 mod cells;
 mod columns;
 mod header;
+mod minutes;
 mod overlay;
 mod pane;
 mod table;
@@ -37,6 +38,7 @@ pub fn draw(frame: &mut Frame, app: &App, theme: Theme) {
         Tab::Clients => table::clients(buf, &areas, app, theme),
         Tab::Flows => table::flows(buf, &areas, app, theme),
         Tab::Servers => table::servers(buf, &areas, app, theme),
+        Tab::History => minutes::minutes(buf, &areas, app, theme),
     }
     if app.pane.is_some() {
         pane::pane(buf, areas.pane, app, theme);

@@ -24,9 +24,9 @@ const KEYS: [(&str, &str); 10] = [
 
 const HELP: &str = "\
 ↑ ↓ PgUp PgDn   choose a row; it stays chosen while rows move
-Home End        first and last row
+Home End        first and last row; ← → a minute of the history
 Esc             close; with nothing open, back to the top
-Tab 1 2 3       clients, flows, servers
+Tab 1 2 3 4     clients, flows, servers, history
 Enter           a client's history and its flows; a server's flows
 s < > r         sort: rates, upload, download, limited, age, client;
                 reverse the order

@@ -82,6 +82,55 @@ fn servers_at_120x40() {
     assert_snapshot!(servers(120, 40).text());
 }
 
+fn history(width: u16, height: u16) -> Bench {
+    let mut bench = lab(width, height);
+    bench.write("4");
+    bench.second();
+    bench
+}
+
+#[test]
+fn history_at_80x24() {
+    let text = history(80, 24).text();
+    for word in ["[4 History]", "203.0.113.7:40112", "be_ws/srv1", "▲"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert_snapshot!(text);
+}
+
+#[test]
+fn history_at_120x40_with_an_earlier_minute() {
+    let mut bench = history(120, 40);
+    for _ in 0..75 {
+        bench.press(KeyCode::Left);
+    }
+    bench.second();
+    let text = bench.text();
+    assert!(text.contains("01:58"), "{text}");
+    assert_snapshot!(text);
+}
+
+#[test]
+fn a_minute_without_the_daemon_says_so() {
+    let mut bench = history(80, 24);
+    for _ in 0..32 {
+        bench.press(KeyCode::Left);
+    }
+    let text = bench.text();
+    assert!(text.contains("the daemon did not run"), "{text}");
+}
+
+#[test]
+fn without_a_history_the_tab_says_why() {
+    let mut world = World::lab();
+    world.no_history = Some("no history is kept: there is no /var/lib/shaper");
+    let mut bench = Bench::new(world, 80, 24, 1);
+    bench.write("4");
+    let text = bench.text();
+    assert!(text.contains("no history is kept"), "{text}");
+    assert!(!text.contains("DAEMON GONE"), "{text}");
+}
+
 #[test]
 fn flows_at_120x40() {
     let mut bench = lab(120, 40);

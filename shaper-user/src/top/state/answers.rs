@@ -54,6 +54,7 @@ impl App {
             clients,
             flows,
             servers,
+            history,
             ..
         } = frame;
         let span = clients.interval_ms.div_ceil(1000);
@@ -85,6 +86,7 @@ impl App {
             );
             self.backends = servers.backends;
         }
+        self.minutes.take(self.now, history);
         self.status = Some(status);
     }
 

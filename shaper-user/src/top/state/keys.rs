@@ -8,12 +8,14 @@ use crate::protocol::Command;
 use crate::top::draw::areas::Areas;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 
 /// Runs the same on the list of the open tab.
 macro_rules! on_list {
     ($app:expr, $list:ident => $body:expr) => {
         match $app.tab {
-            Tab::Clients => {
+            // The history has no list of its own: its keys come before these.
+            Tab::Clients | Tab::History => {
                 let $list = &mut $app.clients;
                 $body
             }
@@ -44,6 +46,11 @@ impl App {
 
     fn plain_key(&mut self, code: KeyCode) -> Option<Action> {
         self.notice = None;
+        if self.tab == Tab::History
+            && let ControlFlow::Break(action) = self.minutes_key(code)
+        {
+            return action;
+        }
         match code {
             KeyCode::Char('q') => return Some(Action::Quit),
             KeyCode::Char('?') | KeyCode::F(1) => self.dialog = Some(Dialog::Help),
@@ -53,6 +60,7 @@ impl App {
             KeyCode::Char('1') => return self.open(Tab::Clients),
             KeyCode::Char('2') => return self.open(Tab::Flows),
             KeyCode::Char('3') => return self.open(Tab::Servers),
+            KeyCode::Char('4') => return self.open(Tab::History),
             KeyCode::Up | KeyCode::Char('k') => return self.step(-1),
             KeyCode::Down | KeyCode::Char('j') => return self.step(1),
             KeyCode::PageUp => return self.step(-self.page()),

@@ -8,6 +8,7 @@ pub mod dialog;
 pub mod history;
 mod keys;
 pub mod list;
+pub mod minutes;
 pub mod row;
 
 use super::draw::areas::Areas;
@@ -20,6 +21,7 @@ use history::Past;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use list::List;
+use minutes::Minutes;
 use ratatui::layout::Size;
 use row::ClientKey;
 use std::collections::VecDeque;
@@ -68,11 +70,13 @@ pub enum Tab {
     Flows,
     /// By server.
     Servers,
+    /// The last hours.
+    History,
 }
 
 impl Tab {
     /// Every tab, as `Tab` goes through them.
-    pub const ALL: [Self; 3] = [Self::Clients, Self::Flows, Self::Servers];
+    pub const ALL: [Self; 4] = [Self::Clients, Self::Flows, Self::Servers, Self::History];
 
     /// What stands on it.
     pub const fn title(self) -> &'static str {
@@ -80,6 +84,7 @@ impl Tab {
             Self::Clients => "Clients",
             Self::Flows => "Flows",
             Self::Servers => "Servers",
+            Self::History => "History",
         }
     }
 
@@ -147,6 +152,8 @@ pub struct App {
     pub servers: List<Server>,
     /// The backends of the servers.
     pub backends: Vec<Backend>,
+    /// The last hours.
+    pub minutes: Minutes,
     /// The detail pane, while it is open.
     pub pane: Option<Pane>,
     /// What lies over it all and has the keys.
@@ -175,6 +182,7 @@ impl App {
             flows: List::default(),
             servers: List::default(),
             backends: Vec::new(),
+            minutes: Minutes::default(),
             pane: None,
             dialog: None,
             notice: None,
@@ -221,6 +229,10 @@ impl App {
             clients: self.clients.query(),
             flows: (self.tab == Tab::Flows).then(|| self.flows.query()),
             servers: (self.tab == Tab::Servers).then(|| self.servers.query()),
+            history: match self.tab {
+                Tab::History => self.minutes.queries(self.now),
+                _ => [None, None],
+            },
             detail: self.pane.as_ref().map(|pane| pane.key.name.clone()),
         }
     }
@@ -261,6 +273,7 @@ impl App {
     pub fn selected_client(&self) -> Option<ClientKey> {
         match self.tab {
             Tab::Clients => self.clients.selected.clone(),
+            Tab::History => None,
             Tab::Flows => self
                 .flows
                 .selected

@@ -74,10 +74,13 @@ fn tabs_open_with_their_rows() {
     for (code, tab) in [
         (KeyCode::Tab, Tab::Flows),
         (KeyCode::Tab, Tab::Servers),
+        (KeyCode::Tab, Tab::History),
         (KeyCode::Tab, Tab::Clients),
+        (KeyCode::Char('4'), Tab::History),
         (KeyCode::Char('3'), Tab::Servers),
         (KeyCode::Char('2'), Tab::Flows),
         (KeyCode::Char('1'), Tab::Clients),
+        (KeyCode::BackTab, Tab::History),
         (KeyCode::BackTab, Tab::Servers),
         (KeyCode::BackTab, Tab::Flows),
     ] {
