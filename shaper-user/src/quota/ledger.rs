@@ -289,7 +289,8 @@ impl Ledger {
 
     /// What was taken for the store was not taken there.
     pub fn give_back(&mut self, changes: &Changes) {
-        self.changed.extend(changes.iter().map(|(net, _)| key(*net)));
+        self.changed
+            .extend(changes.iter().map(|(net, _)| key(*net)));
     }
 
     /// The store has lost what it had taken.
