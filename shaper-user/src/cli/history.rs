@@ -14,9 +14,9 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "TIME is a duration before now (2h), a time of the last 24 hours (03:14), or \
-                        a date and time\n(2026-03-01T03:14, or with Z in UTC).\n\n\
-                        Example: shaper history --since 03:00 --until 04:00 --client 203.0.113.0/24"
+    after_help = "TIME is a duration before now (2h), a time of the last 24 hours (03:14), or a \
+                  date\nand time (2026-03-01T03:14, or with Z in UTC).\n\n\
+                  Example: shaper history --since 03:00 --until 04:00 --client 203.0.113.7"
 )]
 pub(super) struct Args {
     /// Only this client, or the clients of a prefix
