@@ -125,7 +125,11 @@ fn is_confined(pid: u32) -> Result<()> {
         line.and_then(|line| line.split(' ').nth(5))
             .map(str::to_owned)
     };
-    for (at, mode) in [("/", "ro"), ("/run/shaper/bpf", "rw"), ("/run/shaper", "rw")] {
+    for (at, mode) in [
+        ("/", "ro"),
+        ("/run/shaper/bpf", "rw"),
+        ("/run/shaper", "rw"),
+    ] {
         let options = options(at).with_context(|| format!("{at} in {mounts}"))?;
         ensure!(options.split(',').any(|one| one == mode), "{at}: {options}");
     }
