@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 const BPFFS: &str = "/sys/fs/bpf";
@@ -38,6 +39,13 @@ fn find_mount(
 /// Whether a path is on a file system of a type, just now.
 fn is_on(at: &str, magic: FsType) -> bool {
     statfs(at).is_ok_and(|found| found.filesystem_type() == magic)
+}
+
+/// Whether two paths are one directory: the unit binds the system's own BPF file
+/// system to the place of ours, and takes it away again by itself.
+fn is_same(one: &str, other: &str) -> bool {
+    let id = |at| fs::metadata(at).map(|found| (found.dev(), found.ino()));
+    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 fn mounts() -> Result<String> {
@@ -87,7 +95,8 @@ pub fn cgroup2() -> Result<PathBuf> {
 pub fn unmount_own() -> Vec<String> {
     let mut gone = Vec::new();
     for at in [OWN_BPFFS, OWN_CGROUP] {
-        let mounted = mounts().is_ok_and(|m| m.lines().any(|l| l.split(' ').nth(1) == Some(at)));
+        let mounted = mounts().is_ok_and(|m| m.lines().any(|l| l.split(' ').nth(1) == Some(at)))
+            && !is_same(at, BPFFS);
         // bpffs holds the pins of other network namespaces too.
         let used = at == OWN_BPFFS && Path::new(at).join("shaper").exists();
         if mounted && !used && nix::mount::umount(at).is_ok() {
