@@ -35,6 +35,7 @@ pub mod fuzz;
 pub mod haproxy;
 pub mod history;
 pub mod kernel;
+pub mod listening;
 pub mod metrics;
 pub mod model;
 pub mod policy;

@@ -8,16 +8,17 @@
 
 use super::weights::Weights;
 use super::{Load, View};
+use crate::listening::{Listens, Trouble, follow, take};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 /// Checks that are answered at once; a further one is closed.
 const CHECKS: usize = 64;
@@ -28,8 +29,6 @@ const TIME: Duration = Duration::from_secs(1);
 const QUESTION_MAX: usize = 512;
 /// Weights that are older say nothing.
 const FRESH: Duration = Duration::from_secs(5);
-/// Between two attempts to listen.
-const AGAIN: Duration = Duration::from_secs(10);
 
 /// Percent of the configured weight by `backend/server`, and since when.
 #[derive(Clone, Debug)]
@@ -52,7 +51,7 @@ pub struct Feed {
 pub struct Agent {
     listen: watch::Receiver<Option<SocketAddr>>,
     table: watch::Receiver<Table>,
-    trouble: Arc<Mutex<Option<String>>>,
+    trouble: Trouble,
     checks: Arc<Checks>,
 }
 
@@ -81,7 +80,7 @@ pub fn agent() -> (Feed, Agent) {
     let agent = Agent {
         listen: listening,
         table: read,
-        trouble: Arc::default(),
+        trouble: Trouble::default(),
         checks: Arc::default(),
     };
     (feed, agent)
@@ -134,7 +133,7 @@ impl Agent {
     /// Why it does not listen although it should.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.lock().clone()
+        self.trouble.told()
     }
 
     /// Checks that were answered, and how many of them by an empty line; for
@@ -151,76 +150,16 @@ impl Agent {
         percent(&self.table.borrow(), name)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Listens where the daemon says, until that ends. An address that is taken
     /// is tried again.
     pub async fn run(self) {
-        let mut listen = self.listen.clone();
-        loop {
-            let address = *listen.borrow_and_update();
-            let Some(address) = address else {
-                if listen.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            };
-            let bound = TcpListener::bind(address).await;
-            let changed = match bound {
-                Ok(listener) => {
-                    if self.lock().take().is_some() {
-                        tracing::info!("over: the agent check could not listen on {address}");
-                    }
-                    tracing::info!("agent checks are answered on {address}");
-                    tokio::select! {
-                        changed = listen.changed() => changed,
-                        () = self.serve(listener) => Ok(()),
-                    }
-                }
-                Err(error) => {
-                    self.failed(address, &error);
-                    tokio::select! {
-                        changed = listen.changed() => changed,
-                        () = sleep(AGAIN) => Ok(()),
-                    }
-                }
-            };
-            if changed.is_err() {
-                return;
-            }
-            if *listen.borrow() != Some(address) {
-                self.lock().take();
-            }
-        }
-    }
-
-    /// Answers for ever.
-    async fn serve(&self, listener: TcpListener) {
-        let slots = Arc::new(Semaphore::new(CHECKS));
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                // Out of file descriptors, or the peer is gone already.
-                Err(error) => {
-                    tracing::debug!("agent check: {error}");
-                    sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            // To HAProxy a closed connection changes nothing.
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                continue;
-            };
-            let agent = self.clone();
-            tokio::spawn(async move {
-                let _slot = slot;
-                if let Err(error) = agent.check(stream).await {
-                    tracing::debug!("agent check: {error}");
-                }
-            });
-        }
+        follow(
+            self.listen.clone(),
+            |address| *address,
+            &self.trouble,
+            &self,
+        )
+        .await;
     }
 
     async fn check(&self, mut stream: TcpStream) -> io::Result<()> {
@@ -239,22 +178,46 @@ impl Agent {
         let line = answer + "\n";
         timeout(TIME, stream.write_all(line.as_bytes())).await?
     }
+}
 
-    fn failed(&self, address: SocketAddr, error: &io::Error) {
+impl Listens for Agent {
+    fn at(&self, address: SocketAddr) -> String {
+        format!("agent checks are answered on {address}")
+    }
+
+    fn over(&self, address: SocketAddr) -> String {
+        format!("over: the agent check could not listen on {address}")
+    }
+
+    fn failed(&self, address: SocketAddr, error: &io::Error) -> String {
         let remedy = if error.raw_os_error() == Some(libc::EAFNOSUPPORT) {
             "the unit's sandbox allows no Internet sockets; add packaging/agent.conf to it"
         } else {
             "free the port or change `listen` of [haproxy.agent]"
         };
-        let trouble = format!(
+        format!(
             "agent checks are not answered, HAProxy's weights stay as they are: cannot listen on \
              {address}: {error}; {remedy}"
-        );
-        let mut before = self.lock();
-        if before.as_ref() != Some(&trouble) {
-            tracing::warn!("{trouble}");
-        }
-        *before = Some(trouble);
+        )
+    }
+
+    async fn serve(&self, listener: TcpListener) {
+        // To HAProxy a closed connection changes nothing.
+        take(
+            listener,
+            CHECKS,
+            "agent check",
+            || {},
+            |stream| {
+                let agent = self.clone();
+                async move {
+                    if let Err(error) = agent.check(stream).await {
+                        tracing::debug!("agent check: {error}");
+                    }
+                }
+            },
+        )
+        .await;
     }
 }
 

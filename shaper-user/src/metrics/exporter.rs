@@ -4,6 +4,7 @@
 
 use super::expose::{Format, expose};
 use super::snapshot::Snapshot;
+use crate::listening::{Listens, Trouble, follow, take};
 use crate::policy::Metrics;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -16,12 +17,12 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Connections at once; one more is closed.
 const CONNECTIONS: usize = 16;
@@ -32,8 +33,6 @@ const TIME: Duration = Duration::from_secs(20);
 const REQUEST_MAX: usize = 16 * 1024;
 /// What was made so long ago is made anew.
 const FRESH: Duration = Duration::from_millis(500);
-/// An address that could not be listened on is tried again.
-const AGAIN: Duration = Duration::from_secs(10);
 
 const INDEX: &str = "shaper: metrics are at /metrics\n";
 
@@ -47,7 +46,7 @@ pub trait Source: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct Exporter {
     listen: watch::Receiver<Option<Metrics>>,
-    trouble: Arc<Mutex<Option<String>>>,
+    trouble: Trouble,
     counts: Arc<Counts>,
     last: Arc<tokio::sync::Mutex<Option<Made>>>,
 }
@@ -67,7 +66,7 @@ impl Exporter {
     pub fn new(listen: watch::Receiver<Option<Metrics>>) -> Self {
         Self {
             listen,
-            trouble: Arc::default(),
+            trouble: Trouble::default(),
             counts: Arc::default(),
             last: Arc::default(),
         }
@@ -76,7 +75,7 @@ impl Exporter {
     /// Why it does not listen although it should.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.lock().clone()
+        self.trouble.told()
     }
 
     /// Scrapes answered, and connections refused.
@@ -87,63 +86,13 @@ impl Exporter {
 
     /// Listens where the policy says, until the daemon ends. Follows its changes.
     pub async fn run(self, source: Arc<impl Source>) {
-        let mut listen = self.listen.clone();
-        loop {
-            let wanted = listen.borrow_and_update().map(|metrics| metrics.listen);
-            let changed = match wanted {
-                None => {
-                    self.lock().take();
-                    listen.changed().await
-                }
-                Some(address) => match TcpListener::bind(address).await {
-                    Ok(listener) => {
-                        if self.lock().take().is_some() {
-                            tracing::info!("over: metrics could not listen on {address}");
-                        }
-                        tracing::info!("metrics are at http://{address}/metrics");
-                        tokio::select! {
-                            changed = moved(&mut listen, address) => changed,
-                            () = self.serve(listener, &source) => Ok(()),
-                        }
-                    }
-                    Err(error) => {
-                        self.failed(address, &error);
-                        tokio::select! {
-                            changed = listen.changed() => changed,
-                            () = sleep(AGAIN) => Ok(()),
-                        }
-                    }
-                },
-            };
-            if changed.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Answers for ever.
-    async fn serve(&self, listener: TcpListener, source: &Arc<impl Source>) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                // Out of file descriptors, or the peer is gone already.
-                Err(error) => {
-                    tracing::debug!("metrics: {error}");
-                    sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                self.counts.refused.fetch_add(1, Relaxed);
-                continue;
-            };
-            let (exporter, source) = (self.clone(), Arc::clone(source));
-            tokio::spawn(async move {
-                let _slot = slot;
-                exporter.connection(stream, source).await;
-            });
-        }
+        let (listen, trouble) = (self.listen.clone(), self.trouble.clone());
+        let address = |metrics: &Option<Metrics>| metrics.as_ref().map(|metrics| metrics.listen);
+        let server = Server {
+            exporter: self,
+            source,
+        };
+        follow(listen, address, &trouble, &server).await;
     }
 
     async fn connection(&self, stream: TcpStream, source: Arc<impl Source>) {
@@ -205,12 +154,24 @@ impl Exporter {
         *last = Some((Instant::now(), Arc::clone(&snapshot)));
         Some(snapshot)
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+/// With whom to ask.
+struct Server<S> {
+    exporter: Exporter,
+    source: Arc<S>,
+}
+
+impl<S: Source> Listens for Server<S> {
+    fn at(&self, address: SocketAddr) -> String {
+        format!("metrics are at http://{address}/metrics")
     }
 
-    fn failed(&self, address: SocketAddr, error: &io::Error) {
+    fn over(&self, address: SocketAddr) -> String {
+        format!("over: metrics could not listen on {address}")
+    }
+
+    fn failed(&self, address: SocketAddr, error: &io::Error) -> String {
         let remedy = match error.kind() {
             _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                 "the unit's sandbox allows no Internet sockets; add packaging/metrics.conf to it"
@@ -219,29 +180,21 @@ impl Exporter {
             io::ErrorKind::AddrNotAvailable => "choose an address that this host has",
             _ => "free the port (`ss -ltnp` says who has it), or choose another",
         };
-        let trouble = format!(
+        format!(
             "metrics cannot be read: cannot listen on {address}, which is `listen` of [metrics] in the \
              policy: {error}; {remedy}, then `shaper reload`"
-        );
-        let mut before = self.lock();
-        if before.as_ref() != Some(&trouble) {
-            tracing::warn!("{trouble}");
-        }
-        *before = Some(trouble);
+        )
     }
-}
 
-/// Waits until another address is wanted.
-async fn moved(
-    listen: &mut watch::Receiver<Option<Metrics>>,
-    address: SocketAddr,
-) -> Result<(), watch::error::RecvError> {
-    loop {
-        listen.changed().await?;
-        let wanted = listen.borrow_and_update().map(|metrics| metrics.listen);
-        if wanted != Some(address) {
-            return Ok(());
-        }
+    async fn serve(&self, listener: TcpListener) {
+        let refused = || {
+            self.exporter.counts.refused.fetch_add(1, Relaxed);
+        };
+        take(listener, CONNECTIONS, "metrics", refused, |stream| {
+            let (exporter, source) = (self.exporter.clone(), Arc::clone(&self.source));
+            async move { exporter.connection(stream, source).await }
+        })
+        .await;
     }
 }
 

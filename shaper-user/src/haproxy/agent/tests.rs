@@ -2,6 +2,7 @@ use super::*;
 use crate::haproxy::Session;
 use crate::testing::session;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 fn load(server: &str, connections: u64, rate: u64) -> Load {
     Load {
