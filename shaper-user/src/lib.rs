@@ -39,6 +39,7 @@ pub mod listening;
 pub mod metrics;
 pub mod model;
 pub mod policy;
+mod private;
 pub mod protocol;
 pub mod quota;
 pub mod render;

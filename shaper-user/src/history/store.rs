@@ -6,12 +6,11 @@
 
 use super::Settings;
 use super::record::{FlowRow, Head, Minute, Rate, pack, unpack};
+use crate::private;
 use redb::{Builder, Database, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
-use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -109,23 +108,11 @@ impl Store {
     /// # Errors
     /// When it is damaged or the file cannot be had.
     pub fn open(settings: &Settings) -> Result<Self, Trouble> {
-        if settings.make_directory
-            && let Some(directory) = settings.path.parent()
-        {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)?;
+        if settings.make_directory {
+            private::directory_of(&settings.path)?;
         }
         // It says who was here: nobody else reads it.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&settings.path)?;
+        let file = private::file(&settings.path)?;
         let large = file.metadata()?.len() > settings.max_size;
         guarded(|| {
             let db = Builder::new().set_cache_size(CACHE).create_file(file)?;

@@ -2,12 +2,11 @@
 
 use super::row::Row;
 use super::stored::{Meta, Stored, VERSION};
+use crate::private;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition};
-use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -72,7 +71,8 @@ pub fn open(path: &Path) -> Result<Opened, StoreError> {
 }
 
 fn try_open(path: &Path) -> Result<Opened, StoreError> {
-    let file = file(path).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    let file = private::directory_of(path).and_then(|()| private::file(path));
+    let file = file.map_err(unavailable)?;
     // The library trusts what passes its checksums, and panics where that is wrong.
     unpanicked(|| {
         let mut database = Database::builder()
@@ -89,24 +89,6 @@ fn try_open(path: &Path) -> Result<Opened, StoreError> {
             damaged: None,
         })
     })
-}
-
-/// The file, and its directory, where they are not there: root's alone.
-fn file(path: &Path) -> std::io::Result<File> {
-    if let Some(directory) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
-    }
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
 }
 
 /// What the file has.
