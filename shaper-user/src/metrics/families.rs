@@ -118,14 +118,16 @@ fn time(at: Timestamp) -> f64 {
 
 const DIRECTIONS: [&str; 2] = ["upload", "download"];
 
-/// A value for each direction, under the labels that are given and `direction`.
-fn by_direction(labels: &Labels, values: [f64; 2]) -> [(Labels, f64); 2] {
-    let mut values = values.into_iter();
-    DIRECTIONS.map(|direction| {
+/// The values of both directions, as far as there are any, under the labels that
+/// are given and `direction`.
+fn by_direction<V: Into<Option<f64>>>(labels: &Labels, values: [V; 2]) -> Vec<(Labels, f64)> {
+    let values = values.into_iter().zip(DIRECTIONS);
+    let labelled = values.filter_map(|(value, direction)| {
         let mut labels = labels.clone();
         labels.push(("direction", direction.to_owned()));
-        (labels, values.next().unwrap_or_default())
-    })
+        Some((labels, value.into()?))
+    });
+    labelled.collect()
 }
 
 fn daemon(all: &mut All, snapshot: &Snapshot) {
@@ -401,12 +403,8 @@ fn rules(all: &mut All, snapshot: &Snapshot) {
         passed(|passed| number(passed.held) / 1e9),
     );
     let limits = shown.iter().flat_map(|rule| {
-        let limits = rule.limits.into_iter().zip(DIRECTIONS);
-        limits.filter_map(|(limit, direction)| {
-            let mut labels = named(&rule.name);
-            labels.push(("direction", direction.to_owned()));
-            Some((labels, rate(limit?.rate.0)))
-        })
+        let limits = rule.limits.map(|limit| Some(rate(limit?.rate.0)));
+        by_direction(&named(&rule.name), limits)
     });
     all.gauge(
         "shaper_rule_limit_bytes_per_second",
@@ -422,10 +420,7 @@ fn groups(all: &mut All, groups: &[model::Group]) {
             .take(MOST)
             .flat_map(|group| {
                 let both = [value(&group.upload), value(&group.download)];
-                both.into_iter().zip(DIRECTIONS).filter_map(|(value, d)| {
-                    let rule = ("rule", group.rule.clone());
-                    Some((vec![rule, ("direction", d.to_owned())], value?))
-                })
+                by_direction(&vec![("rule", group.rule.clone())], both)
             })
             .collect();
         values
@@ -537,11 +532,7 @@ fn servers(all: &mut All, servers: &model::Servers) {
             .iter()
             .flat_map(|server| {
                 let limits = [server.limit_upload_bps, server.limit_download_bps];
-                limits.into_iter().zip(DIRECTIONS).filter_map(|(bps, d)| {
-                    let mut labels = named(server);
-                    labels.push(("direction", d.to_owned()));
-                    Some((labels, rate(bps?)))
-                })
+                by_direction(&named(server), limits.map(|bps| bps.map(rate)))
             })
             .collect::<Vec<_>>(),
     );
@@ -584,13 +575,7 @@ fn clients(all: &mut All, snapshot: &Snapshot) {
             .iter()
             .flat_map(|client| {
                 let both = [value(&client.upload), value(&client.download)];
-                both.into_iter()
-                    .zip(DIRECTIONS)
-                    .filter_map(|(value, direction)| {
-                        let mut labels = named(client);
-                        labels.push(("direction", direction.to_owned()));
-                        Some((labels, value?))
-                    })
+                by_direction(&named(client), both)
             })
             .collect();
         values
