@@ -18,10 +18,7 @@ impl Event {
             } => {
                 let direction = direction.to_string();
                 let limit = limit_bps.map(units::rate);
-                let what = match observed {
-                    true => "over its limit, not held: observing",
-                    false => "limited",
-                };
+                let what = text::limited(*observed);
                 tracing::info!(
                     client, rule, direction, limit, limit_bps, observed, event, "{what}"
                 );
@@ -35,10 +32,7 @@ impl Event {
             } => {
                 let direction = direction.to_string();
                 let after = units::duration(*limited_ms);
-                let what = match observed {
-                    true => "within its limit again",
-                    false => "released",
-                };
+                let what = text::released(*observed);
                 tracing::info!(
                     client, rule, direction, after, limited_ms, observed, event, "{what}"
                 );

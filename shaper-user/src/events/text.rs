@@ -26,6 +26,22 @@ pub fn sentence(event: &Event) -> String {
     text
 }
 
+/// What became of a client at its limit.
+pub(super) const fn limited(observed: bool) -> &'static str {
+    match observed {
+        true => "over its limit, not held: observing",
+        false => "limited",
+    }
+}
+
+/// What became of it when it is held no more.
+pub(super) const fn released(observed: bool) -> &'static str {
+    match observed {
+        true => "within its limit again",
+        false => "released",
+    }
+}
+
 fn said(event: &Event) -> String {
     match event {
         Event::DaemonStarted {
@@ -51,10 +67,7 @@ fn said(event: &Event) -> String {
             limit_bps,
             observed,
         } => {
-            let what = match observed {
-                true => "over its limit, not held: observing",
-                false => "limited",
-            };
+            let what = limited(*observed);
             let to = limit_bps.map_or_else(String::new, |bps| format!(" {}", units::rate(bps)));
             format!("{client} {what}: {direction}{to}, rule {rule}")
         }
@@ -65,10 +78,7 @@ fn said(event: &Event) -> String {
             limited_ms,
             observed,
         } => {
-            let what = match observed {
-                true => "within its limit again",
-                false => "released",
-            };
+            let what = released(*observed);
             let after = units::duration(*limited_ms);
             format!("{client} {what} after {after}: {direction}, rule {rule}")
         }

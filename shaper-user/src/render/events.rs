@@ -3,8 +3,9 @@
 use crate::events::{Event, Record, text};
 use anstyle::{AnsiColor, Style};
 use jiff::tz::TimeZone;
+use std::borrow::Cow;
 use std::io::{self, Write};
-use unicode_width::UnicodeWidthStr;
+use textwrap::WordSplitter;
 
 const WARNING: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)));
 const DIM: Style = Style::new().dimmed();
@@ -29,7 +30,8 @@ pub fn event(
         Event::Released { .. } => DIM,
         _ => Style::new(),
     };
-    let lines = wrapped(&text::sentence(&record.event), width);
+    let sentence = text::sentence(&record.event);
+    let lines = wrapped(&sentence, width);
     write!(out, "{DIM}{at}{DIM:#}  ")?;
     for (index, line) in lines.iter().enumerate() {
         if index > 0 {
@@ -52,46 +54,17 @@ pub fn missed(out: &mut dyn Write, missed: u64) -> io::Result<()> {
     )
 }
 
-/// The words of a text on as many lines as it takes beside the time.
-fn wrapped(text: &str, width: Option<u16>) -> Vec<String> {
+/// The words of a text on as many lines as it takes beside the time; one that is
+/// longer than a line is cut.
+fn wrapped(text: &str, width: Option<u16>) -> Vec<Cow<'_, str>> {
     let room = width.map(usize::from).filter(|width| *width >= NARROWEST);
-    let Some(room) = room.map(|width| width - INDENT) else {
-        return vec![text.to_owned()];
-    };
-    let mut lines = vec![String::new()];
-    let mut used = 0;
-    for word in text.split(' ') {
-        let mut word = word.to_owned();
-        if used > 0 && used + 1 + word.width() > room {
-            lines.push(String::new());
-            used = 0;
-        }
-        // Longer than a line: cut into some.
-        while word.width() > room {
-            let mut part = String::new();
-            for c in word.chars() {
-                if format!("{part}{c}").width() > room {
-                    break;
-                }
-                part.push(c);
-            }
-            let rest = word.split_off(part.len());
-            if let Some(line) = lines.last_mut() {
-                line.push_str(&word);
-            }
-            lines.push(String::new());
-            word = rest;
-        }
-        if let Some(line) = lines.last_mut() {
-            if used > 0 {
-                line.push(' ');
-                used += 1;
-            }
-            used += word.width();
-            line.push_str(&word);
-        }
-    }
-    lines
+    room.map_or_else(
+        || vec![text.into()],
+        |width| {
+            let options = textwrap::Options::new(width - INDENT);
+            textwrap::wrap(text, options.word_splitter(WordSplitter::NoHyphenation))
+        },
+    )
 }
 
 #[cfg(test)]
@@ -99,6 +72,7 @@ mod tests {
     use super::*;
     use crate::events::tests::examples;
     use crate::testing::at;
+    use unicode_width::UnicodeWidthStr as _;
 
     fn drawn(width: Option<u16>) -> String {
         let mut out = Vec::new();
@@ -130,7 +104,8 @@ mod tests {
 
     #[test]
     fn words_that_are_longer_than_a_line_are_cut() {
-        let lines = wrapped(&format!("a {} b", "x".repeat(100)), Some(56));
+        let text = format!("a {} b", "x".repeat(100));
+        let lines = wrapped(&text, Some(56));
         let widths: Vec<_> = lines.iter().map(|line| line.width()).collect();
         assert_eq!(widths, [1, 40, 40, 22]);
         assert_eq!(wrapped("", Some(56)), [""]);
