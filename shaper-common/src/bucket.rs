@@ -165,13 +165,6 @@ pub const fn debt(tat: u64, now: u64) -> u64 {
     if ahead.cast_signed() > 0 { ahead } else { 0 }
 }
 
-/// Whether a bucket that stands at `tat` would refuse a packet now.
-#[inline(always)]
-#[must_use]
-pub const fn refuses(tat: u64, now: u64, limit: &Limit) -> bool {
-    debt(tat, now) > limit.tau
-}
-
 /// Checks the bucket and, when it admits, charges `len` bytes.
 #[inline(always)]
 pub fn admit<W: Word>(word: &W, now: u64, len: u64, limit: &Limit) -> Verdict {

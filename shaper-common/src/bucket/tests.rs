@@ -45,6 +45,11 @@ const SEC: u64 = 1_000_000_000;
 /// Any uptime: the monotonic clock does not start at zero.
 const START: u64 = 77 * SEC;
 
+/// Whether a bucket that stands at `tat` would refuse a packet now.
+const fn refuses(tat: u64, now: u64, limit: &Limit) -> bool {
+    debt(tat, now) > limit.tau
+}
+
 #[test]
 fn a_refused_packet_is_not_charged() {
     let limit = Limit::new(8_000_000, 10_000);
