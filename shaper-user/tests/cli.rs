@@ -126,6 +126,7 @@ fn wrong_usage_is_2() {
         &["flows", "-n", "-1"],
         &["flows", "state:busy"],
         &["clients", "client:web.example"],
+        &["events", "event:blok"],
         &["run", "--interface", "eth[0-9]"],
         &["run", "--interface", "an-interface-016*"],
         &["limit", "192.0.2.1"],

@@ -1,5 +1,5 @@
 //! The metrics listener of a whole daemon, over a kernel that is none: read as
-//! Prometheus does, read by Prometheus, moved, abused, and with many clients.
+//! Prometheus does, moved, abused, and with many clients.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,7 +8,6 @@
     reason = "so a test fails"
 )]
 
-use serde_json::Value;
 use shaper_user::control::client::Client;
 use shaper_user::control::socket::Socket;
 use shaper_user::daemon::{self, Options, PolicyFile};
@@ -16,7 +15,7 @@ use shaper_user::protocol::Command;
 use shaper_user::testing::{FakeKernel, client};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -306,103 +305,4 @@ async fn fifty_thousand_clients_make_no_more_series_than_fifty() {
     let (all, clients) = counts[1];
     assert_eq!(clients, 20 * 11);
     assert!(all < 400, "{all}");
-}
-
-/// A Prometheus that reads one target, ended with this.
-struct Prometheus {
-    process: Child,
-    at: SocketAddr,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Prometheus {
-    /// `None`, and loudly, where there is none.
-    fn start(dir: &TempDir, target: SocketAddr) -> Option<Self> {
-        let at = free();
-        let config = dir.path().join("prometheus.yml");
-        let text = format!(
-            "global: {{ scrape_interval: 1s }}\nscrape_configs:\n  - job_name: shaper\n    \
-             static_configs: [ {{ targets: [ \"{target}\" ] }} ]\n"
-        );
-        std::fs::write(&config, text).unwrap();
-        let process = std::process::Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                dir.path().join("tsdb").display()
-            ))
-            .arg(format!("--web.listen-address={at}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        match process {
-            Ok(process) => Some(Self { process, at }),
-            Err(error) => {
-                eprintln!("NOT RUN: prometheus: {error}; `cargo xtask setup` installs it");
-                None
-            }
-        }
-    }
-
-    /// The values of an instant query; `None` while it has no answer.
-    async fn query(&self, query: &str) -> Option<Vec<(Value, f64)>> {
-        let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let path = format!("/api/v1/query?query={query}");
-        let answer = ask(self.at, &get(&path, "Connection: close\r\n")).await?;
-        let (_, body) = answer.split_once("\r\n\r\n")?;
-        let body: Value = serde_json::from_str(body).ok()?;
-        let result = body["data"]["result"].as_array()?;
-        let values = result.iter().filter_map(|one| {
-            let value = one["value"][1].as_str()?.parse().ok()?;
-            Some((one["metric"].clone(), value))
-        });
-        Some(values.collect())
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_real_prometheus_reads_it_and_answers_queries() {
-    let at = free();
-    let lab = Lab::start(30, &policy(at)).await;
-    scrape(at, "").await;
-    let dir = tempfile::tempdir().unwrap();
-    let Some(prometheus) = Prometheus::start(&dir, at) else {
-        return;
-    };
-    let has = async |query: &str, wanted: f64| {
-        until(query, async || {
-            let answer = prometheus.query(query).await.unwrap_or_default();
-            matches!(answer[..], [(_, value)] if (value - wanted).abs() < 1e-9)
-        })
-        .await;
-    };
-    has("up{job=\"shaper\"}", 1.0).await;
-    has("sum(shaper_clients)", 30.0).await;
-    has(
-        "count(shaper_client_bytes_total{direction=\"upload\"})",
-        20.0,
-    )
-    .await;
-    has("shaper_interface_attached{interface=\"eth0\"}", 1.0).await;
-    has("count(shaper_build_info{version=\"0.1.0\"})", 1.0).await;
-    // What passes between two scrapes is a rate.
-    for (_, client) in &mut lab.kernel.state().sample.clients {
-        client.traffic[1].bytes += 1_000_000;
-    }
-    has(
-        "increase(shaper_bytes_total{direction=\"download\"}[1h]) > bool 0",
-        1.0,
-    )
-    .await;
-    has(
-        "max(shaper_rule_bytes_total{rule=\"default\", direction=\"download\"})",
-        30e6,
-    )
-    .await;
 }

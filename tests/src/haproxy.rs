@@ -48,7 +48,7 @@ impl Haproxy {
     /// When the program is missing or does not come up; with its log.
     pub fn start_with(lab: &Lab, spec: &Spec) -> Result<Self> {
         let configuration = lab.directory().join("haproxy.cfg");
-        let socket = lab.directory().join("haproxy.sock");
+        let socket = Self::socket_in(lab);
         fs::write(&configuration, spec.text(lab, &socket)?)?;
         let mut command = lab.proxy.command(&spec.program);
         let master = spec.master.then(|| lab.directory().join("master.sock"));
@@ -71,6 +71,12 @@ impl Haproxy {
             .wait_ready(READY, || UnixStream::connect(&socket).is_ok())
             .context("haproxy (is it installed? `cargo xtask setup`)")?;
         Ok(haproxy)
+    }
+
+    /// Where the stats socket of a lab's HAProxy is.
+    #[must_use]
+    pub fn socket_in(lab: &Lab) -> PathBuf {
+        lab.directory().join("haproxy.sock")
     }
 
     /// Its stats socket.

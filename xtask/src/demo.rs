@@ -15,7 +15,7 @@ pub struct Args {
     /// Print the report in place of the dashboard
     #[arg(long)]
     plain: bool,
-    /// Also draw the dashboard into an SVG file
+    /// Also draw the dashboard into an SVG file, and its servers and history beside it
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }

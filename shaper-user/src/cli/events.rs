@@ -3,6 +3,7 @@
 use super::{output, parse};
 use crate::control::client::Client;
 use crate::events::Batch;
+use crate::events::filter::EventFilter;
 use crate::protocol::EventsQuery;
 use crate::render;
 use anyhow::Result;
@@ -39,7 +40,7 @@ pub(super) fn events(socket: &Path, args: &Args) -> Result<ExitCode> {
     let query = EventsQuery {
         follow: args.follow,
         last: args.n,
-        filter: parse::filter(&args.filter),
+        filter: parse::filter(&args.filter, EventFilter::parse),
     };
     output::runtime()?.block_on(async {
         let mut client = Client::connect(socket).await?;

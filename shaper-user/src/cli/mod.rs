@@ -59,7 +59,7 @@ enum Command {
     /// Run the daemon in the foreground
     Run(run::Args),
     /// Watch clients and flows live
-    #[command(after_help = "Example: shaper top")]
+    #[command(after_help = "Example: shaper top --tab servers")]
     Top(show::TopArgs),
     /// List connections
     #[command(after_help = show::FLOWS_HELP)]

@@ -1,7 +1,7 @@
 //! Values of options, checked before anything is done: a mistake is wrong usage
 //! and not a refusal of the daemon.
 
-use crate::filter::Filter;
+use crate::filter::FilterError;
 use crate::haproxy::drain::server_name;
 use crate::haproxy::kill::FlowName;
 use crate::policy::{Rate, units};
@@ -56,10 +56,13 @@ pub(super) fn share(text: &str) -> Result<u8, String> {
     }
 }
 
-/// The words of a filter, joined. Ends the process when they are none.
-pub(super) fn filter(words: &[String]) -> String {
+/// The words of a filter, joined. Ends the process when `parse` refuses them.
+pub(super) fn filter<T>(
+    words: &[String],
+    parse: impl FnOnce(&str) -> Result<T, FilterError>,
+) -> String {
     let filter = words.join(" ");
-    if let Err(error) = Filter::parse(&filter) {
+    if let Err(error) = parse(&filter) {
         super::Cli::command()
             .error(ErrorKind::ValueValidation, error)
             .exit();

@@ -2,9 +2,11 @@
 
 use super::{output, parse};
 use crate::control::client::Client;
+use crate::filter::Filter;
 use crate::model;
 use crate::protocol::{Command, Query, SortKey};
 use crate::render;
+use crate::top::Tab;
 use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,7 +59,7 @@ impl Args {
             sort: self.sort,
             reverse: self.reverse,
             limit: self.n,
-            filter: parse::filter(&self.filter),
+            filter: parse::filter(&self.filter, Filter::parse),
         }
     }
 }
@@ -118,6 +120,14 @@ pub(super) fn status(socket: &Path, args: &StatusArgs) -> Result<ExitCode> {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TopArgs {
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        help = "The tab to begin with: clients, flows, servers or history"
+    )]
+    tab: Tab,
     /// Draw into a file in the place of the terminal, until ended
     #[arg(long, hide = true, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -126,8 +136,8 @@ pub(super) struct TopArgs {
 pub(super) fn top(socket: &Path, args: &TopArgs) -> Result<ExitCode> {
     let runtime = output::runtime()?;
     match &args.svg {
-        Some(file) => runtime.block_on(crate::top::picture(socket, file))?,
-        None => runtime.block_on(crate::top::run(socket))?,
+        Some(file) => runtime.block_on(crate::top::picture(socket, file, args.tab))?,
+        None => runtime.block_on(crate::top::run(socket, args.tab))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use crate::protocol::ErrorBody;
 use crate::quota::ledger::{Ledger, Notice};
 use crate::quota::row::Level;
 use crate::quota::store::{self, Opened};
-use crate::quota::writer::Writer;
+use crate::quota::writer::{Progress, Writer};
 use crate::render::units;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -62,7 +62,7 @@ impl Quotas {
         if self.on.is_some() || !wanted(policy) {
             return;
         }
-        let (opened, unopened) = match store::open(&self.path) {
+        let (opened, mut unopened) = match store::open(&self.path) {
             Ok(opened) => (Some(opened), None),
             Err(error) => (None, Some(format!("{}: {error}", self.path.display()))),
         };
@@ -78,9 +78,12 @@ impl Quotas {
             (store, damaged) = (Some(open), was);
         }
         let (place, made) = kernel.counters();
+        let writer = Writer::start(self.path.clone(), store)
+            .inspect_err(|error| unopened = Some(format!("no thread to write it: {error}")))
+            .ok();
         self.on = Some(On {
             ledger: Ledger::new(policy, place, made, before),
-            writer: Writer::start(self.path.clone(), store).ok(),
+            writer,
             wait: 0,
             damaged,
             unopened,
@@ -141,10 +144,16 @@ impl On {
         }
     }
 
+    fn progress(&self) -> Progress {
+        self.writer
+            .as_ref()
+            .map(Writer::progress)
+            .unwrap_or_default()
+    }
+
     /// Why usage is not kept.
     fn trouble(&self) -> Option<String> {
-        let writer = self.writer.as_ref()?;
-        let progress = writer.progress();
+        let progress = self.progress();
         let unopened = self
             .unopened
             .as_ref()
@@ -337,7 +346,7 @@ impl<K: Kernel> Core<K> {
     /// How the store is, for `status`.
     pub(super) fn quota_store(&self) -> Option<model::QuotaStore> {
         let on = self.quotas.on.as_ref()?;
-        let progress = on.writer.as_ref().map(Writer::progress).unwrap_or_default();
+        let progress = on.progress();
         let error = on.trouble();
         Some(model::QuotaStore {
             path: self.quotas.path.display().to_string(),

@@ -612,27 +612,29 @@ fn clients(all: &mut All, snapshot: &Snapshot) {
         "What a client may have",
         both(|l| l.limit_bps.map(rate)),
     );
-    let quotas = &snapshot.quotas;
-    let client = |client: &str| vec![("client", client.to_owned())];
+    let quotas = |value: fn(&model::Quota) -> Option<f64>| {
+        let values: Vec<_> = clients
+            .iter()
+            .filter_map(|client| {
+                let value = value(client.quota.as_ref()?)?;
+                Some((vec![("client", client.client.clone())], value))
+            })
+            .collect();
+        values
+    };
     all.gauge(
         "shaper_client_quota_used_bytes",
         "What a client has used of its quota",
-        quotas
-            .iter()
-            .map(|quota| (client(&quota.client), number(quota.used_bytes))),
+        quotas(|quota| Some(number(quota.used))),
     );
     all.gauge(
         "shaper_client_quota_bytes",
         "What a client may use by its quota",
-        quotas
-            .iter()
-            .map(|quota| (client(&quota.client), number(quota.quota_bytes))),
+        quotas(|quota| Some(number(quota.bytes))),
     );
     all.gauge(
         "shaper_client_quota_reset_timestamp_seconds",
         "When the quota of a client begins anew",
-        quotas
-            .iter()
-            .filter_map(|quota| Some((client(&quota.client), time(quota.resets?)))),
+        quotas(|quota| quota.resets_at.map(time)),
     );
 }

@@ -19,7 +19,7 @@ pub mod process;
 pub mod snapshot;
 
 pub use exporter::{Exporter, Source};
-pub use snapshot::{Health, Quota, Snapshot};
+pub use snapshot::{Health, Snapshot};
 
 #[cfg(test)]
 mod tests;

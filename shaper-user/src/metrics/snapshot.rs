@@ -3,7 +3,6 @@
 use super::process::Process;
 use crate::model;
 use crate::sampler::rules::Rule;
-use jiff::Timestamp;
 use prometheus_client::metrics::histogram::Histogram;
 use shaper_common::stats::STATS_LEN;
 use std::time::Duration;
@@ -19,10 +18,8 @@ pub struct Snapshot {
     pub rules: Vec<Rule>,
     /// Every server of HAProxy's.
     pub servers: model::Servers,
-    /// The busiest clients.
+    /// The busiest clients, with their quotas.
     pub clients: model::Clients,
-    /// Of those clients that have a quota.
-    pub quotas: Vec<Quota>,
     /// Events so far.
     pub events: u64,
     /// How the kernel's thread does.
@@ -31,19 +28,6 @@ pub struct Snapshot {
     pub scrapes: [u64; 2],
     /// What the daemon takes.
     pub process: Process,
-}
-
-/// What a client has used of its quota.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// The client, as printed.
-    pub client: String,
-    /// What it has used.
-    pub used_bytes: u64,
-    /// What it may use.
-    pub quota_bytes: u64,
-    /// When it begins anew, where that is at one time.
-    pub resets: Option<Timestamp>,
 }
 
 /// How the kernel's thread does. Clones are the same one.

@@ -6,7 +6,7 @@ mod quotas;
 use super::client::display;
 use super::interface;
 use super::units::Size;
-use super::{Haproxy, Limits, Mode, OnExit, Policy, RateLimit, Rule};
+use super::{Haproxy, History, Limits, Mode, OnExit, Policy, RateLimit, Rule};
 use crate::render::units;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use ipnet::IpNet;
@@ -121,6 +121,7 @@ fn head(policy: &Policy) -> String {
         };
         lines.push(("metrics", format!("on {}, of {clients}", metrics.listen)));
     }
+    lines.push(("history", history(&policy.history)));
     let mut text = String::new();
     for (name, value) in lines {
         let value = value.replace('\n', &format!("\n{:13}", ""));
@@ -135,6 +136,22 @@ fn tables(policy: &Policy) -> String {
         policy.max_flows,
         policy.max_clients,
         units::bytes(policy.tables().bytes())
+    )
+}
+
+fn history(history: &History) -> String {
+    if !history.enabled {
+        return "not kept".to_owned();
+    }
+    let path = match &history.path {
+        Some(path) => path.display().to_string(),
+        None => "the state directory, where there is one".to_owned(),
+    };
+    format!(
+        "{} hours, at most {}, flows from {} on\nin {path}",
+        history.hours,
+        units::bytes(history.max_size),
+        units::bytes(history.flow_min)
     )
 }
 

@@ -190,8 +190,11 @@ impl Ledger {
                 }
             }
             let level = row.level();
-            if level > row.told {
-                notices.extend(notice(key, row, level));
+            // Both, where one sample came past both.
+            for passed in [Level::Near, Level::Reached] {
+                if row.told < passed && passed <= level {
+                    notices.extend(notice(key, row, passed));
+                }
             }
             if level != row.told {
                 row.told = level;

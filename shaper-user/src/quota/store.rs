@@ -6,6 +6,7 @@ use crate::private;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -126,7 +127,11 @@ impl Store {
     ///
     /// # Errors
     /// When the disk is full or fails. The store is not to be used again then.
-    pub fn write(&self, meta: &Meta, rows: &[(IpNet, Option<Stored>)]) -> Result<(), StoreError> {
+    pub fn write(
+        &self,
+        meta: &Meta,
+        rows: &BTreeMap<IpNet, Option<Stored>>,
+    ) -> Result<(), StoreError> {
         unpanicked(|| {
             let transaction = self.0.begin_write().map_err(unavailable)?;
             {

@@ -1,10 +1,11 @@
 //! The thread that writes the store: a slow disk holds nobody up.
 
 use super::ledger::Changes;
-use super::store::{self, Store};
+use super::store::{self, Store, StoreError};
 use super::stored::Meta;
 use jiff::Timestamp;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +22,7 @@ pub struct Progress {
     pub error: Option<String>,
     /// What was set aside while writing.
     pub damaged: Option<String>,
-    /// What was handed over last is not in the store.
+    /// What was written before is not in the store: it is another.
     lost: bool,
 }
 
@@ -78,7 +79,7 @@ impl Writer {
         lock(&self.progress).clone()
     }
 
-    /// Whether something that was handed over has not been written; told once.
+    /// Whether all rows have to be written again; told once.
     #[must_use]
     pub fn has_lost(&self) -> bool {
         std::mem::take(&mut lock(&self.progress).lost)
@@ -94,45 +95,49 @@ impl Drop for Writer {
 }
 
 fn write(
-    path: &std::path::Path,
+    path: &Path,
     mut store: Option<Store>,
     inbox: &Receiver<(Meta, Changes)>,
     progress: &Mutex<Progress>,
 ) {
+    // What has not been written yet, the newest of each row.
+    let mut waiting = BTreeMap::new();
     while let Ok((meta, changes)) = inbox.recv() {
-        if store.is_none() {
-            match store::open(path) {
-                Ok(opened) => {
-                    // What it had is older than what is known here.
-                    store = Some(opened.store);
-                    if opened.damaged.is_some() {
-                        lock(progress).damaged = opened.damaged;
-                    }
-                    // Rows that were lost with another store.
-                    lock(progress).lost = true;
-                }
-                Err(error) => {
-                    let mut progress = lock(progress);
-                    progress.error = Some(error.to_string());
-                    progress.lost = true;
-                    continue;
-                }
-            }
-        }
-        let result = store.as_ref().map(|store| store.write(&meta, &changes));
+        waiting.extend(changes);
+        let result =
+            opened(&mut store, path, progress).and_then(|store| store.write(&meta, &waiting));
         let mut progress = lock(progress);
         match result {
-            Some(Ok(())) => {
+            Ok(()) => {
+                waiting.clear();
                 progress.written = Some(Timestamp::now());
                 progress.error = None;
             }
-            Some(Err(error)) => {
+            Err(error) => {
                 progress.error = Some(error.to_string());
-                progress.lost = true;
                 // It is opened again, which repairs it.
                 store = None;
             }
-            None => {}
+        }
+    }
+}
+
+/// The store, opened where it is not. What it had is older than what is known here.
+fn opened<'s>(
+    store: &'s mut Option<Store>,
+    path: &Path,
+    progress: &Mutex<Progress>,
+) -> Result<&'s Store, StoreError> {
+    match store {
+        Some(store) => Ok(store),
+        none => {
+            let opened = store::open(path)?;
+            if opened.damaged.is_some() {
+                let mut progress = lock(progress);
+                progress.damaged = opened.damaged;
+                progress.lost = true;
+            }
+            Ok(none.insert(opened.store))
         }
     }
 }

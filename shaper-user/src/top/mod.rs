@@ -28,6 +28,7 @@ use ratatui::Terminal;
 use ratatui::backend::{Backend, CrosstermBackend, TestBackend};
 use ratatui::layout::Size;
 use source::{Socket, Source, SourceError, Wanted};
+pub use state::Tab;
 use state::{Action, App, Msg};
 use std::io::{IsTerminal, stdin, stdout};
 use std::ops::ControlFlow;
@@ -40,12 +41,12 @@ use tokio::time::{MissedTickBehavior, interval};
 /// How long [`picture`] waits for its frames.
 const PICTURE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Shows the dashboard of the daemon at `socket` until it is left or the
-/// process is told to end. A daemon that is not there, or goes, is waited for.
+/// Shows the dashboard of the daemon at `socket`, first `tab`, until it is left or
+/// the process is told to end. A daemon that is not there, or goes, is waited for.
 ///
 /// # Errors
 /// Without a terminal, or when the terminal fails.
-pub async fn run(socket: &Path) -> anyhow::Result<()> {
+pub async fn run(socket: &Path, tab: Tab) -> anyhow::Result<()> {
     if !stdin().is_terminal() || !stdout().is_terminal() {
         bail!("`shaper top` needs a terminal; `shaper clients` prints one snapshot without");
     }
@@ -59,7 +60,7 @@ pub async fn run(socket: &Path) -> anyhow::Result<()> {
         std::env::var("NO_COLOR").ok().as_deref(),
         std::env::var("TERM").ok().as_deref(),
     );
-    let app = App::new(size, Timestamp::now(), TimeZone::system());
+    let app = App::new(size, Timestamp::now(), TimeZone::system(), tab);
     let keys = EventStream::new().filter_map(|event| async {
         match event {
             Ok(event) => events::message(&event).map(Ok),
@@ -166,13 +167,13 @@ async fn work(mut source: impl Source, mut asked: mpsc::Receiver<Action>, tell: 
     }
 }
 
-/// Writes what the dashboard shows to `file`, as an SVG of 120 × 32 cells, at
+/// Writes what a tab of the dashboard shows to `file`, as an SVG of 120 × 32 cells, at
 /// every sample until the process is ended.
 ///
 /// # Errors
 /// When the daemon does not answer or the file can't be written.
-pub async fn picture(socket: &Path, file: &Path) -> anyhow::Result<()> {
-    film(Socket::new(socket), Size::new(120, 32), |svg| {
+pub async fn picture(socket: &Path, file: &Path, tab: Tab) -> anyhow::Result<()> {
+    film(Socket::new(socket), Size::new(120, 32), tab, |svg| {
         std::fs::write(file, svg).with_context(|| format!("writing {}", file.display()))?;
         Ok(ControlFlow::Continue(()))
     })
@@ -184,9 +185,10 @@ pub async fn picture(socket: &Path, file: &Path) -> anyhow::Result<()> {
 async fn film(
     mut source: impl Source,
     size: Size,
+    tab: Tab,
     mut each: impl FnMut(String) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<()> {
-    let mut app = App::new(size, Timestamp::now(), TimeZone::UTC);
+    let mut app = App::new(size, Timestamp::now(), TimeZone::UTC, tab);
     let mut ticks = interval(Duration::from_millis(500));
     let (mut last, mut heard) = (None, tokio::time::Instant::now());
     loop {

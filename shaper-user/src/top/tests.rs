@@ -7,7 +7,12 @@ use futures_util::stream;
 use std::sync::{Arc, Mutex};
 
 fn app() -> App {
-    App::new(Size::new(80, 24), fake::start(), TimeZone::UTC)
+    App::new(
+        Size::new(80, 24),
+        fake::start(),
+        TimeZone::UTC,
+        Tab::default(),
+    )
 }
 
 fn fake() -> Fake {
@@ -151,7 +156,7 @@ async fn a_source_that_panics_ends_the_loop() {
 async fn a_picture_is_drawn_of_every_sample() {
     let source = fake();
     let mut pictures = Vec::new();
-    film(source.clone(), Size::new(120, 32), |svg| {
+    film(source.clone(), Size::new(120, 32), Tab::default(), |svg| {
         pictures.push(svg);
         Ok(if pictures.len() == 3 {
             ControlFlow::Break(())
@@ -171,7 +176,7 @@ async fn a_picture_is_drawn_of_every_sample() {
 async fn a_picture_without_a_daemon_is_an_error_that_names_the_socket() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, file) = (dir.path().join("none"), dir.path().join("top.svg"));
-    let error = picture(&socket, &file).await.unwrap_err();
+    let error = picture(&socket, &file, Tab::default()).await.unwrap_err();
     assert!(format!("{error:#}").contains(&socket.display().to_string()));
     assert!(!file.exists());
 }

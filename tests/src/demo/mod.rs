@@ -42,12 +42,18 @@ pub struct Options {
     pub seconds: u64,
     /// The report only, also on a terminal.
     pub plain: bool,
-    /// Where to draw the dashboard as it looked at the end.
+    /// Where to draw the dashboard as it looked at the end; the servers and the
+    /// history beside it.
     pub svg: Option<PathBuf>,
 }
 
-fn policy(mode: &str) -> String {
-    format!("mode = \"{mode}\"\n[default]\nupload = {{ rate = \"8mbit\" }}\n")
+fn policy(lab: &Lab, mode: &str) -> String {
+    let socket = Haproxy::socket_in(lab);
+    let history = lab.directory().join("history.redb");
+    format!(
+        "mode = \"{mode}\"\n[default]\nupload = {{ rate = \"8mbit\" }}\n\
+         [haproxy]\nsockets = [{socket:?}]\npoll = \"1s\"\n[history]\npath = {history:?}\n"
+    )
 }
 
 /// Runs it and prints the report; returns whether all claims held.
@@ -65,7 +71,7 @@ pub fn run(options: &Options) -> Result<bool> {
         backends: 2,
         ..LabSpec::default()
     })?;
-    let mut shaper = Shaper::start(&lab, &policy("observe"), &[])
+    let mut shaper = Shaper::start(&lab, &policy(&lab, "observe"), &[])
         .inspect_err(|_| eprintln!("{}", crate::shaper::last_log()))?;
     let mut report = Report::default();
     let result = phases(options, &lab, &shaper, time, &mut report);
@@ -144,7 +150,7 @@ fn phases(
     recorder.record_into(None);
 
     say("the policy is reloaded: 8 Mbit/s for every client, open connections included");
-    shaper.reload(&policy("enforce"))?;
+    shaper.reload(&policy(lab, "enforce"))?;
     top.watch(Duration::from_secs(1));
     recorder.record_into(Some(LIMITED));
     let limited = measure(shaper, &meter, &mut top, time)?;

@@ -28,16 +28,27 @@ const SLOW: u64 = 1_000_000;
 /// What a WebSocket is to send, far more than it can in one test.
 const ENDLESS: usize = 500_000_000;
 
+type WithHaproxy = (&'static str, fn(&Installed) -> Result<()>);
+
+const TESTS: [WithHaproxy; 2] = [
+    (
+        "a_quota_slows_a_websocket_over_kills_and_new_maps_until_its_reset",
+        quota,
+    ),
+    ("a_full_disk_ends_no_limit_and_loses_no_usage", full_disk),
+];
+
 pub fn trials(root: bool) -> Vec<Trial> {
     let program = choose(None).map_err(|error| eprintln!("NOT RUN: quotas: {error:#}"));
     let ignored = !root || program.is_err();
-    let name = "a_quota_slows_a_websocket_over_kills_and_new_maps_until_its_reset";
-    let trial = Trial::ignorable_test(name, move || {
-        twice(name, &|| {
-            quota(program.as_ref().ok().context("no HAProxy")?)
-        })
-    });
-    vec![trial.with_ignored_flag(ignored)]
+    let trial = |(name, test): WithHaproxy| {
+        let program = program.as_ref().ok().cloned();
+        let trial = Trial::ignorable_test(name, move || {
+            twice(name, &|| test(program.as_ref().context("no HAProxy")?))
+        });
+        trial.with_ignored_flag(ignored)
+    };
+    TESTS.map(trial).into()
 }
 
 /// The client's row, and its quota in the same sample.
@@ -76,17 +87,21 @@ fn wait_reached(shaper: &Shaper) -> Result<()> {
     })
 }
 
+/// A WebSocket of the client that sends until the test ends.
+fn flood(bed: &Bed) -> Result<()> {
+    let mut open = bed.open(&[SocketAddr::new(client_v4(0), 0)], PORT)?;
+    let mut websocket = open.remove(0);
+    bed.runtime.spawn(async move {
+        let _ = websocket.send(ENDLESS).await;
+    });
+    Ok(())
+}
+
 fn quota(haproxy: &Installed) -> Result<()> {
     let bed = Bed::start(haproxy, |_| {})?;
     let mut shaper = Shaper::start(&bed.lab, POLICY, &[])?;
     let address = client_v4(0).to_string();
-    let mut open = bed.open(&[SocketAddr::new(client_v4(0), 0)], PORT)?;
-    let mut websocket = open.remove(0);
-    bed.runtime.spawn(async move {
-        // Ends with the test.
-        let _ = websocket.send(ENDLESS).await;
-    });
-
+    flood(&bed)?;
     wait_reached(&shaper)?;
     let (row_now, quota) = row(&shaper)?;
     ensure!(quota.used == counted(&row_now), "{quota:?} of {row_now:?}");
@@ -165,6 +180,76 @@ fn quota(haproxy: &Installed) -> Result<()> {
             .any(|warning| warning.contains("was damaged")),
         "{warnings:?}"
     );
+    let remaining = shaper.detach()?;
+    ensure!(remaining.is_empty(), "{remaining:?}");
+    Ok(())
+}
+
+/// Runs a line of shell on the daemon's host.
+fn shell(shaper: &Shaper, line: &str) -> Result<()> {
+    let status = shaper.command("sh".as_ref()).args(["-c", line]).status()?;
+    ensure!(status.success(), "{line}: {status}");
+    Ok(())
+}
+
+const STATE: &str = "/var/lib/shaper";
+
+fn full_disk(haproxy: &Installed) -> Result<()> {
+    let bed = Bed::start(haproxy, |_| {})?;
+    let mut shaper = Shaper::new(&bed.lab)?;
+    shaper.write_policy(POLICY)?;
+    let mount = format!("mkdir {STATE} && mount -t tmpfs -o size=16m,mode=700 tmpfs {STATE}");
+    shell(&shaper, &mount)?;
+    let fill = format!("! dd if=/dev/zero of={STATE}/fill bs=64k 2>/dev/null");
+    let free = format!("rm {STATE}/fill");
+    shell(&shaper, &fill)?;
+    shaper.run(&[])?;
+    flood(&bed)?;
+    wait_reached(&shaper)?;
+    ensure_held(&shaper, "with a full disk")?;
+    let status = shaper.status()?;
+    let store = status.quotas.context("no store")?;
+    ensure!(store.state == "failing", "{store:?}");
+    for what in [
+        "usage will not outlive the daemon",
+        "the history cannot be written",
+    ] {
+        let mut warnings = status.warnings.iter();
+        ensure!(
+            warnings.any(|warning| warning.contains(what)),
+            "{what}: {:?}",
+            status.warnings
+        );
+    }
+
+    shell(&shaper, &free)?;
+    wait("the store", 30 * SECOND, || {
+        let store = shaper.status()?.quotas.context("no store")?;
+        Ok(store.error.is_none() && store.written.is_some())
+    })?;
+    let (_, before) = row(&shaper)?;
+    sleep(Duration::from_secs(10));
+    // It is full again, and the maps go.
+    shell(&shaper, &fill)?;
+    sleep(Duration::from_secs(10));
+    ensure_held(&shaper, "full again")?;
+    shaper.stop(Signal::SIGKILL)?;
+    let remaining = shaper.detach()?;
+    ensure!(remaining.is_empty(), "{remaining:?}");
+    shell(&shaper, &free)?;
+    shaper.run(&[])?;
+    let (_, quota) = row(&shaper)?;
+    ensure!(quota.used >= before.used, "{before:?}, then {quota:?}");
+    ensure_held(&shaper, "with room again")?;
+    let status = shaper.status()?;
+    let store = status.quotas.context("no store")?;
+    ensure!(
+        store.error.is_none() && store.damaged.is_none(),
+        "{store:?}"
+    );
+    ensure!(status.warnings.is_empty(), "{:?}", status.warnings);
+    shaper.cli(&["history", "--json"])?.ok()?;
+    shaper.stop(Signal::SIGTERM)?;
     let remaining = shaper.detach()?;
     ensure!(remaining.is_empty(), "{remaining:?}");
     Ok(())

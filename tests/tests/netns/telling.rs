@@ -1,9 +1,9 @@
 //! What the daemon tells those who run it: events as they happen, and metrics, of
 //! real traffic.
 
-use crate::Test;
 use crate::tools::{Bulk, SECOND, Servers};
-use anyhow::{Context, Result, ensure};
+use crate::{NotRun, Test};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use shaper_tests::lab::{INTERFACE, Lab, LabSpec, client_v4};
@@ -145,7 +145,7 @@ fn events() -> Result<()> {
     );
     let wrong = shaper.cli(&["events", "event:blok"])?;
     ensure!(
-        wrong.code == 1 && wrong.stderr.contains("expected daemon_started"),
+        wrong.code == 2 && wrong.stderr.contains("expected daemon_started"),
         "{wrong:?}"
     );
     ensure!(
@@ -185,13 +185,11 @@ fn prometheus() -> Result<()> {
         "global: { scrape_interval: 1s }\nscrape_configs:\n  - job_name: shaper\n    \
          static_configs: [ { targets: [ \"127.0.0.1:9750\" ] } ]\n",
     )?;
-    if std::process::Command::new("prometheus")
+    let there = std::process::Command::new("prometheus")
         .arg("--version")
-        .output()
-        .is_err()
-    {
-        eprintln!("NOT RUN: there is no prometheus; `cargo xtask setup` installs it");
-        return Ok(());
+        .output();
+    if there.is_err() {
+        bail!(NotRun("there is no prometheus: cargo xtask setup"));
     }
     let process = lab
         .proxy

@@ -2,8 +2,8 @@
 
 use super::Core;
 use crate::kernel::Kernel;
+use crate::metrics::Snapshot;
 use crate::metrics::process::Process;
-use crate::metrics::{Quota, Snapshot};
 use crate::model;
 use crate::protocol::Query;
 
@@ -35,23 +35,16 @@ impl<K: Kernel> Core<K> {
         let clients = self.sampler.clients(&query(Some(top as usize)), &[], &[]);
         let clients = clients.unwrap_or(none);
         Snapshot {
-            quotas: self.quotas(&clients.clients),
             status: self.status(),
             stats: *self.sampler.stats(),
             rules: self.sampler.rules(),
             servers: self.with_limits(servers),
-            clients,
+            clients: self.with_quotas(clients),
             events: self.bus.count(),
             health: self.health.clone(),
             // Known outside of this thread.
             scrapes: [0; 2],
             process: Process::default(),
         }
-    }
-
-    /// The quotas of the clients that have series: here, and nowhere else, is where
-    /// they come from.
-    fn quotas(&self, _clients: &[model::Client]) -> Vec<Quota> {
-        Vec::new()
     }
 }

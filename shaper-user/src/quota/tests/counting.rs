@@ -135,6 +135,18 @@ fn notices_come_once_also_after_a_restart() {
 }
 
 #[test]
+fn a_sample_that_comes_past_both_says_both() {
+    let policy = policy();
+    let compiled = policy.compile(&[]).unwrap();
+    let mut ledger = Disk::default().start(&policy, &compiled, true);
+    let quota = compiled.classes[0].quota.as_ref();
+    let row = (client(NAME).0, 128, quota, [5000, 0]);
+    let notices = ledger.observe([row].into_iter(), NOW);
+    let levels: Vec<_> = notices.iter().map(|notice| notice.level).collect();
+    assert_eq!(levels, [Level::Near, Level::Reached]);
+}
+
+#[test]
 fn rows_of_past_windows_leave_the_store() {
     let policy = policy();
     let compiled = policy.compile(&[]).unwrap();

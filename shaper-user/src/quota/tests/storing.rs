@@ -1,7 +1,9 @@
 use super::super::row::Row;
 use super::super::store::{FILE, StoreError, open};
 use super::super::stored::{Meta, Stored, VERSION};
+use super::super::writer::{Progress, Writer};
 use super::*;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,7 +20,7 @@ fn meta(version: u32) -> Meta {
 
 fn write(path: &Path, rows: u32, version: u32) {
     let store = open(path).unwrap().store;
-    let rows: Vec<_> = (0..rows)
+    let rows = (0..rows)
         .map(|n| {
             let mut row = Row::new(quota(5, Per::Rolling(86_400)), [1, 2], &TimeZone::UTC, NOW);
             row.meter.add(NOW, u64::from(n) + 1);
@@ -43,7 +45,7 @@ fn it_is_read_back_and_roots_alone() {
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
     opened
         .store
-        .write(&meta(VERSION), &[(opened.rows[0].0, None)])
+        .write(&meta(VERSION), &[(opened.rows[0].0, None)].into())
         .unwrap();
     drop(opened.store);
     assert_eq!(open(&path).unwrap().rows.len(), 99);
@@ -66,7 +68,10 @@ fn survives(path: &Path, what: &str) {
         }
         None => assert!(opened.rows.len() == 100 || opened.rows.is_empty(), "{what}"),
     }
-    opened.store.write(&meta(VERSION), &[]).unwrap();
+    opened
+        .store
+        .write(&meta(VERSION), &BTreeMap::new())
+        .unwrap();
 }
 
 fn damaged(what: &str, damage: impl Fn(&mut Vec<u8>)) -> bool {
@@ -112,6 +117,44 @@ fn flipped_bits_are_never_fatal() {
         aside += usize::from(damaged(&format!("flip {n}"), flip));
     }
     assert!(aside > 0, "no damage was found");
+}
+
+#[test]
+fn what_could_not_be_written_is_written_later_removals_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let path = state.join(FILE);
+    write(&path, 3, VERSION);
+    let away = dir.path().join("away");
+    fs::rename(&state, &away).unwrap();
+    // Nothing can be opened below a file.
+    fs::write(&state, "").unwrap();
+
+    let writer = Writer::start(path.clone(), None).unwrap();
+    let until = |what: &str, done: &dyn Fn(&Progress) -> bool| {
+        let begun = std::time::Instant::now();
+        while !done(&writer.progress()) {
+            assert!(begun.elapsed().as_secs() < 60, "{what}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    let client = |n: u8| std::net::IpAddr::from([0, 0, 0, n]).into();
+    writer
+        .hand_over(meta(VERSION), vec![(client(1), None)])
+        .unwrap();
+    until("no error", &|progress| progress.error.is_some());
+    fs::remove_file(&state).unwrap();
+    fs::rename(&away, &state).unwrap();
+    writer
+        .hand_over(meta(VERSION), vec![(client(2), None)])
+        .unwrap();
+    until("not written", &|progress| progress.written.is_some());
+    assert_eq!(writer.progress().error, None);
+    assert!(!writer.has_lost());
+    drop(writer);
+    let rows = open(&path).unwrap().rows;
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].0, client(0));
 }
 
 #[test]

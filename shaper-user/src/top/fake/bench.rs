@@ -18,7 +18,12 @@ impl Bench {
     pub fn new(world: World, width: u16, height: u16, seconds: i64) -> Self {
         let size = ratatui::layout::Size::new(width, height);
         let mut bench = Self {
-            app: state::App::new(size, start(), jiff::tz::TimeZone::UTC),
+            app: state::App::new(
+                size,
+                start(),
+                jiff::tz::TimeZone::UTC,
+                state::Tab::default(),
+            ),
             world,
             left: false,
         };

@@ -61,16 +61,16 @@ pub enum Action {
 }
 
 /// The tabs, in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tab {
-    /// By client.
+    /// Clients, with their limits
     #[default]
     Clients,
-    /// By flow.
+    /// Their connections
     Flows,
-    /// By server.
+    /// HAProxy's servers
     Servers,
-    /// The last hours.
+    /// The last hours, by the minute
     History,
 }
 
@@ -170,14 +170,14 @@ pub struct App {
 
 impl App {
     /// The dashboard before anything was heard.
-    pub fn new(size: Size, now: Timestamp, tz: TimeZone) -> Self {
+    pub fn new(size: Size, now: Timestamp, tz: TimeZone, tab: Tab) -> Self {
         Self {
             size,
             now,
             tz,
             status: None,
             totals: Past::default(),
-            tab: Tab::default(),
+            tab,
             clients: List::default(),
             flows: List::default(),
             servers: List::default(),
