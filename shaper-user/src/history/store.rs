@@ -112,7 +112,7 @@ impl Store {
             private::directory_of(&settings.path)?;
         }
         // It says who was here: nobody else reads it.
-        let file = private::file(&settings.path)?;
+        let file = private::store(&settings.path)?;
         let large = file.metadata()?.len() > settings.max_size;
         guarded(|| {
             let db = Builder::new().set_cache_size(CACHE).create_file(file)?;

@@ -72,7 +72,7 @@ pub fn open(path: &Path) -> Result<Opened, StoreError> {
 }
 
 fn try_open(path: &Path) -> Result<Opened, StoreError> {
-    let file = private::directory_of(path).and_then(|()| private::file(path));
+    let file = private::directory_of(path).and_then(|()| private::store(path));
     let file = file.map_err(unavailable)?;
     // The library trusts what passes its checksums, and panics where that is wrong.
     unpanicked(|| {

@@ -97,6 +97,20 @@ fn truncated_it_is_set_aside() {
 }
 
 #[test]
+fn one_that_was_never_made_whole_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    write(&path, 3, VERSION);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[..9].fill(0);
+    for part in [bytes.len(), bytes.len() / 2, 9, 1] {
+        fs::write(&path, &bytes[..part]).unwrap();
+        let opened = open(&path).unwrap();
+        assert_eq!((opened.rows.len(), opened.damaged), (0, None));
+    }
+}
+
+#[test]
 fn garbage_is_set_aside() {
     let garbage = |bytes: &mut Vec<u8>| bytes.fill(0xa5);
     assert!(damaged("all", garbage));
