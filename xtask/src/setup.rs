@@ -259,7 +259,8 @@ if [ ! -e /usr/sbin/policy-rc.d ]; then
     printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
     chmod 755 /usr/sbin/policy-rc.d
 fi
-install() { apt-get install -y --no-install-recommends "$@"; }
+# Another apt may be at work: its end is waited for.
+install() { apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"; }
 install "$@" || { apt-get update; install "$@"; }
 "#;
 

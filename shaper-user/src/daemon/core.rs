@@ -1,108 +1,41 @@
 //! What the daemon knows, and what each command does to it. Without clocks,
 //! threads and sockets, so that every step is tested alone.
 
+mod commands;
 mod join;
 mod numbers;
+mod options;
+mod reload;
 
 pub(super) use join::Plan;
+pub use options::{Options, PolicyFile, overrides_beside};
 
 use super::audit::{self, About, By, Denials};
 use super::caps::Places;
 use super::events::{Clocks, EventLog};
-use super::notify;
 use super::presence::Presence;
 use super::quota::Quotas;
-use crate::control::server::{Answer, Peer};
-use crate::control::socket::set_group;
+use crate::events::Event;
 use crate::events::bus::Bus;
-use crate::events::{Event, Part, cut};
-use crate::filter::FilterError;
 use crate::haproxy::View;
 use crate::haproxy::agent::Feed;
 use crate::history::Recorder;
 use crate::kernel::Kernel;
 use crate::metrics::Health;
 use crate::model;
-use crate::policy::changes::{Change, changes};
 use crate::policy::client;
-use crate::policy::{Compiled, Expiry, Haproxy, Metrics, Mode, OnExit, Policy, Rate, RateLimit};
-use crate::protocol::{Command, Done, ErrorBody, ErrorCode};
+use crate::policy::{Compiled, Haproxy, Metrics, Mode, OnExit, Policy};
 use crate::quota::store::FILE;
-use crate::runtime::{self, Overrides};
+use crate::runtime::Overrides;
 use crate::sampler::Sampler;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
-use jiff::{SignedDuration, Timestamp};
-use sd_notify::NotifyState;
+use jiff::Timestamp;
 use shaper_common::class::SETTING_OBSERVE;
 use shaper_common::stats::Stat;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::watch;
-
-/// Where the policy is.
-#[derive(Clone, Debug)]
-pub struct PolicyFile {
-    /// The file.
-    pub path: PathBuf,
-    /// Named by the operator: it must exist. Else the daemon observes only
-    /// where it does not.
-    pub required: bool,
-}
-
-/// What the command line says over the policy.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where the policy is.
-    pub policy: PolicyFile,
-    /// In the place of the policy's interfaces, unless empty.
-    pub interfaces: Vec<String>,
-    /// Observe only, whatever the policy says.
-    pub observe: bool,
-    /// The control socket. What is set at runtime is kept beside it.
-    pub socket: PathBuf,
-    /// The directory of what outlives a reboot.
-    pub state: PathBuf,
-}
-
-impl Options {
-    /// Reads the policy and lays the command line over it. Whether it came from
-    /// the file is the second value.
-    ///
-    /// # Errors
-    /// When the file has mistakes, or cannot be read although it must.
-    pub fn load(&self) -> Result<(Policy, bool)> {
-        let file = &self.policy;
-        let found = file.required || file.path.exists();
-        let mut policy = if found {
-            Policy::load(&file.path)?
-        } else {
-            Policy::observe_only()
-        };
-        if !self.interfaces.is_empty() {
-            policy.interfaces.clone_from(&self.interfaces);
-            // As in the file, "auto" is the default route's.
-            policy.interfaces.retain(|name| name != "auto");
-        }
-        if self.observe {
-            policy.mode = Mode::Observe;
-        }
-        Ok((policy, found))
-    }
-
-    /// Where runtime limits and blocks are kept.
-    #[must_use]
-    pub fn overrides(&self) -> PathBuf {
-        overrides_beside(&self.socket)
-    }
-}
-
-/// Where the daemon of a socket keeps runtime limits and blocks.
-#[must_use]
-pub fn overrides_beside(socket: &Path) -> PathBuf {
-    socket.with_file_name("overrides.json")
-}
 
 /// Everything the daemon knows.
 pub(super) struct Core<K> {
@@ -139,9 +72,6 @@ pub(super) struct Core<K> {
     /// of a quota failed; empty when it did not.
     trouble: [Option<String>; 6],
 }
-
-/// Parts of a reloaded policy that have a line each in the log.
-const CHANGES_LOGGED: usize = 64;
 
 /// Indexes of `Core::trouble`.
 const SAMPLING: usize = 0;
@@ -405,299 +335,6 @@ impl<K: Kernel> Core<K> {
         self.trouble[which] = trouble;
     }
 
-    /// Does a command, or says why not.
-    pub fn handle(
-        &mut self,
-        command: Command,
-        peer: Peer,
-        now: Timestamp,
-    ) -> Result<Answer, ErrorBody> {
-        let bad_filter = |error: FilterError| ErrorBody::bad(error.to_string());
-        if !command.changes() {
-            return match &command {
-                Command::Flows(query) => self
-                    .sampler
-                    .flows(query)
-                    .map(Answer::Flows)
-                    .map_err(bad_filter),
-                Command::Clients(query) => self
-                    .sampler
-                    .clients(query, &self.overrides.list(), self.quotas.over())
-                    .map(|clients| Answer::Clients(self.with_quotas(clients)))
-                    .map_err(bad_filter),
-                Command::Servers(query) => self
-                    .sampler
-                    .servers(query)
-                    .map(|servers| Answer::Servers(self.with_limits(servers)))
-                    .map_err(bad_filter),
-                Command::Quota { client } => self.quota(client, now).map(Answer::Quota),
-                _ => Ok(Answer::Status(Box::new(self.status()))),
-            };
-        }
-        self.allow(&command, peer)?;
-        // What has ended since the last tick must not go on as part of what is set
-        // now.
-        self.expire(now);
-        let before = self
-            .subject(&command)
-            .map(|client| (client, self.words_for(&command, client)));
-        let result = match command {
-            Command::Reload => self.audited_reload(By::Peer(peer), now),
-            Command::ResetQuota { ref client } => self.change_quota(client, None, now),
-            Command::AddQuota {
-                ref client,
-                ref bytes,
-            } => self.change_quota(client, Some(bytes), now),
-            _ => self.change(&command, now),
-        };
-        match (&result, &before) {
-            // One that was done has its line.
-            (Ok(_), None) => {}
-            (Ok(message), Some((client, before))) => {
-                let about = About {
-                    client: Some(&client::display(*client)),
-                    before: Some(before),
-                    after: Some(&self.words_for(&command, *client)),
-                    part: None,
-                };
-                let (action, by) = (audit::action(&command), By::Peer(peer));
-                audit::done(action, by, about, message);
-                self.record(audit::event(action, by, about, message), now);
-            }
-            (Err(error), _) => {
-                let (action, by) = (audit::action(&command), By::Peer(peer));
-                audit::refused(action, by, Some(&command), &error.message);
-                let event = audit::refusal(action, by, "refused", &error.message);
-                self.bus.record(event, now);
-            }
-        }
-        result.map(|message| Answer::Done(Done { message }))
-    }
-
-    /// What a command is to change, as it is.
-    fn words_for(&self, command: &Command, client: IpNet) -> String {
-        match command {
-            Command::ResetQuota { .. } | Command::AddQuota { .. } => self.quota_words(client),
-            _ => self.held(client),
-        }
-    }
-
-    /// Whom a command sets something for.
-    fn subject(&self, command: &Command) -> Option<IpNet> {
-        match command {
-            Command::Limit { client, .. }
-            | Command::ClearLimit { client }
-            | Command::Block { client, .. }
-            | Command::Unblock { client }
-            | Command::ResetQuota { client }
-            | Command::AddQuota { client, .. } => self.client(client).ok(),
-            _ => None,
-        }
-    }
-
-    /// Whether `peer` may change something.
-    fn allow(&mut self, command: &Command, peer: Peer) -> Result<(), ErrorBody> {
-        if peer.uid == 0 || self.policy.control_uids.contains(&peer.uid) {
-            return Ok(());
-        }
-        if self.denials.add(command, peer, Instant::now()) {
-            let (action, by) = (audit::action(command), By::Peer(peer));
-            let event = audit::refusal(action, by, "denied", "this user may not change anything");
-            self.bus.record(event, Timestamp::now());
-        }
-        Err(ErrorBody::new(
-            ErrorCode::Denied,
-            format!(
-                "user {} may not change anything here; be root, or be named in `uids` of [control] in \
-                 the policy",
-                peer.uid
-            ),
-        ))
-    }
-
-    fn change(&mut self, command: &Command, now: Timestamp) -> Result<String, ErrorBody> {
-        let failed = |error: anyhow::Error| ErrorBody::new(ErrorCode::Failed, format!("{error:#}"));
-        let mut overrides = self.overrides.clone();
-        let message = match command {
-            Command::Limit {
-                client,
-                upload,
-                download,
-                for_ms,
-            } => {
-                let client = self.client(client)?;
-                let (up, down) = (rate(upload.as_deref())?, rate(download.as_deref())?);
-                if up.is_none() && down.is_none() {
-                    return Err(ErrorBody::bad("expected `upload`, `download` or both"));
-                }
-                overrides.set_limit(client, up, down, expiry(now, *for_ms)?);
-                let parts: Vec<_> = [("upload", upload), ("download", download)]
-                    .iter()
-                    .filter_map(|(name, rate)| rate.as_ref().map(|rate| format!("{name} {rate}")))
-                    .collect();
-                format!(
-                    "limited {}: {}{}",
-                    client::display(client),
-                    parts.join(", "),
-                    duration(*for_ms)
-                )
-            }
-            Command::ClearLimit { client } => {
-                let client = self.client(client)?;
-                if !overrides.clear_limit(client) {
-                    return Ok(format!("{} had no runtime limit", client::display(client)));
-                }
-                format!("{} is back to the policy's limits", client::display(client))
-            }
-            Command::Block { client, for_ms } => {
-                let client = self.client(client)?;
-                overrides.set_block(client, expiry(now, *for_ms)?);
-                let closed = self.apply_overrides(overrides).map_err(failed)?;
-                let message = format!(
-                    "blocked {}{}{closed}",
-                    client::display(client),
-                    duration(*for_ms)
-                );
-                return Ok(self.saved(message));
-            }
-            Command::Unblock { client } => {
-                let client = self.client(client)?;
-                if !overrides.unblock(client) {
-                    return Ok(format!("{} had no runtime block", client::display(client)));
-                }
-                format!(
-                    "{} is no longer blocked at runtime",
-                    client::display(client)
-                )
-            }
-            // The first change nothing; of the others see `Core::plan`.
-            Command::Flows(_)
-            | Command::Clients(_)
-            | Command::Servers(_)
-            | Command::History(_)
-            | Command::Status
-            | Command::Events(_)
-            | Command::Quota { .. }
-            | Command::ResetQuota { .. }
-            | Command::AddQuota { .. }
-            | Command::Kill { .. }
-            | Command::Drain { .. }
-            | Command::Reload
-            | Command::StopDrain { .. } => {
-                return Err(ErrorBody::bad("not a change of the policy"));
-            }
-        };
-        self.apply_overrides(overrides).map_err(failed)?;
-        Ok(self.saved(message))
-    }
-
-    pub(super) fn client(&self, text: &str) -> Result<IpNet, ErrorBody> {
-        runtime::parse_client(text, self.policy.ipv4_prefix, self.policy.ipv6_prefix)
-            .map_err(|error| ErrorBody::bad(error.to_string()))
-    }
-
-    /// Reads the policy again, as SIGHUP asks: the log has what came of it.
-    pub fn hangup(&mut self) {
-        let now = Timestamp::now();
-        if let Err(error) = self.audited_reload(By::Hangup, now) {
-            audit::refused("reload", By::Hangup, None, &error.message);
-            let event = audit::refusal("reload", By::Hangup, "refused", &error.message);
-            self.bus.record(event, now);
-        }
-    }
-
-    /// A reload that was done has a line for itself, and one for each part of the
-    /// policy that is another now.
-    fn audited_reload(&mut self, by: By, now: Timestamp) -> Result<String, ErrorBody> {
-        let before = self.policy.clone();
-        let message = self
-            .reload()
-            .map_err(|error| ErrorBody::new(ErrorCode::Failed, format!("{error:#}")))?;
-        audit::done("reload", by, About::default(), &message);
-        let changes = changes(&before, &self.policy);
-        for change in changes.iter().take(CHANGES_LOGGED) {
-            let about = About {
-                part: Some(&change.what),
-                before: Some(&change.before),
-                after: Some(&change.after),
-                client: None,
-            };
-            audit::done("reload", by, about, &format!("changed: {}", change.what));
-        }
-        if let Some(more) = changes.len().checked_sub(CHANGES_LOGGED).filter(|n| *n > 0) {
-            let message = format!("changed: {more} more parts of the policy");
-            audit::done("reload", by, About::default(), &message);
-        }
-        self.bus.record(changed(by, &message, &changes), now);
-        Ok(message)
-    }
-
-    /// Reads the policy again. On any failure the old one stays in force.
-    fn reload(&mut self) -> Result<String> {
-        notify::reloading();
-        let result = self.try_reload();
-        notify::send(&[NotifyState::Ready]);
-        result
-            .map(|message| format!("reloaded: {message}"))
-            .context("not reloaded, the old policy stays in force")
-    }
-
-    fn try_reload(&mut self) -> Result<String> {
-        let (policy, from_file) = self.options.load()?;
-        let over = self.quotas.over().to_vec();
-        let compiled = policy.compile_over(&self.overrides.list(), &over)?;
-        let regroup = policy.control_group != self.policy.control_group;
-        if regroup {
-            set_group(&self.options.socket, policy.control_group.as_deref())?;
-        }
-        let closed = match self.apply(compiled) {
-            Ok(closed) => closed,
-            Err(error) => {
-                if regroup {
-                    set_group(&self.options.socket, self.policy.control_group.as_deref())?;
-                }
-                return Err(error);
-            }
-        };
-        self.policy = policy;
-        self.held_over = over;
-        self.follow_quotas(Timestamp::now());
-        self.hold_over();
-        // Those that the policy does not mean any more have not gone.
-        self.presence.settle(&self.kernel.interfaces());
-        self.feed.listen(self.policy.haproxy.agent);
-        self.metrics.send_replace(self.policy.metrics);
-        self.from_file = from_file;
-        Ok(format!("{}{closed}", self.in_force()))
-    }
-
-    fn in_force(&self) -> String {
-        let source = if self.from_file {
-            self.options.policy.path.display().to_string()
-        } else {
-            "the default (no policy file)".to_owned()
-        };
-        let ports: Vec<_> = self.policy.ports.iter().map(u16::to_string).collect();
-        let rules = self.policy.rules.len() + self.policy.places.len();
-        format!(
-            "{source} is in force: {}, {} {}, {} {}",
-            mode(self.policy.mode),
-            rules,
-            plural(rules, "rule", "rules"),
-            plural(ports.len(), "port", "ports"),
-            ports.join(", ")
-        )
-    }
-
-    fn apply_overrides(&mut self, overrides: Overrides) -> Result<String> {
-        let compiled = self
-            .policy
-            .compile_over(&overrides.list(), &self.held_over)?;
-        let closed = self.apply(compiled)?;
-        self.overrides = overrides;
-        Ok(closed)
-    }
-
     /// Puts a compiled policy in force, and closes the connections of whom it
     /// blocks newly; says so, for the end of a sentence.
     pub(super) fn apply(&mut self, compiled: Compiled) -> Result<String> {
@@ -741,14 +378,6 @@ impl<K: Kernel> Core<K> {
             )
         });
         self.set_trouble(SAVING, trouble);
-    }
-
-    fn saved(&mut self, message: String) -> String {
-        self.save();
-        match &self.trouble[SAVING] {
-            Some(trouble) => format!("{message}; {trouble}"),
-            None => message,
-        }
     }
 
     fn status(&self) -> model::Status {
@@ -799,21 +428,6 @@ impl<K: Kernel> Core<K> {
     }
 }
 
-/// The event of a reload.
-fn changed(by: By, message: &str, changes: &[Change]) -> Event {
-    let part = |change: &Change| Part {
-        part: cut(&change.what),
-        before: cut(&change.before),
-        after: cut(&change.after),
-    };
-    Event::PolicyChanged {
-        by: by.who(),
-        message: cut(message),
-        changes: changes.iter().take(CHANGES_LOGGED).map(part).collect(),
-        more: changes.len().saturating_sub(CHANGES_LOGGED) as u64,
-    }
-}
-
 const fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Enforce => "enforce",
@@ -823,36 +437,6 @@ const fn mode(mode: Mode) -> &'static str {
 
 const fn plural<'a>(count: usize, one: &'a str, more: &'a str) -> &'a str {
     if count == 1 { one } else { more }
-}
-
-fn rate(text: Option<&str>) -> Result<Option<RateLimit>, ErrorBody> {
-    text.map(|text| {
-        text.parse::<Rate>()
-            .map(RateLimit::of)
-            .map_err(|error| ErrorBody::bad(error.to_string()))
-    })
-    .transpose()
-}
-
-fn expiry(now: Timestamp, for_ms: Option<u64>) -> Result<Expiry, ErrorBody> {
-    let Some(ms) = for_ms else { return Ok(None) };
-    if ms == 0 {
-        return Err(ErrorBody::bad("a duration of zero would end at once"));
-    }
-    i64::try_from(ms)
-        .ok()
-        .and_then(|ms| now.checked_add(SignedDuration::from_millis(ms)).ok())
-        .map(Some)
-        .ok_or_else(|| ErrorBody::bad("the duration is too long; leave it out for no end"))
-}
-
-fn duration(for_ms: Option<u64>) -> String {
-    for_ms.map_or_else(String::new, |ms| {
-        format!(
-            " for {}",
-            humantime::format_duration(Duration::from_millis(ms))
-        )
-    })
 }
 
 #[cfg(test)]

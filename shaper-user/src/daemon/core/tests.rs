@@ -1,9 +1,12 @@
+use super::reload::CHANGES_LOGGED;
 use super::*;
+use crate::control::server::{Answer, Peer};
 use crate::daemon::lab::{ROOT, options};
 use crate::daemon::logged::{logged, logged_json};
 use crate::events::filter::EventFilter;
 use crate::events::text::sentence;
 use crate::haproxy::agent::agent;
+use crate::protocol::{Command, ErrorBody, ErrorCode};
 use crate::protocol::{Query, SortKey};
 use crate::testing::{FakeKernel, at, client, flow};
 use shaper_common::key::TCP;

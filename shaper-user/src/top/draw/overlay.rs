@@ -2,8 +2,8 @@
 
 use super::theme::Theme;
 use super::{put, put_both};
-use crate::top::state::App;
 use crate::top::state::dialog::{Confirm, Dialog, Filter, Form};
+use crate::top::state::{App, Tab};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::text::{Line, Span};
@@ -20,6 +20,17 @@ const KEYS: [(&str, &str); 10] = [
     ("space", "freeze"),
     ("Tab", "next tab"),
     ("r", "reverse"),
+];
+
+/// Those of the history, which has no rows to change.
+const KEYS_OF_HISTORY: [(&str, &str); 7] = [
+    ("q", "quit"),
+    ("?", "help"),
+    ("← →", "minute"),
+    ("PgUp PgDn", "hour"),
+    ("End", "now"),
+    ("↑ ↓", "flows"),
+    ("Tab", "next tab"),
 ];
 
 const HELP: &str = "\
@@ -56,13 +67,17 @@ pub fn footer(buf: &mut Buffer, area: Rect, app: &App, theme: Theme) -> Option<P
     }
     let mut spans = Vec::new();
     let mut width = 0;
-    for (key, what) in KEYS {
-        width += key.len() + what.len() + 3;
+    let keys: &[_] = match app.tab {
+        Tab::History => &KEYS_OF_HISTORY,
+        _ => &KEYS,
+    };
+    for (key, what) in keys {
+        width += key.chars().count() + what.len() + 3;
         // Whole keys only.
         if width > usize::from(area.width) + 2 {
             break;
         }
-        spans.push(Span::styled(key, theme.bold()));
+        spans.push(Span::styled(*key, theme.bold()));
         spans.push(Span::styled(format!(" {what}  "), theme.dim()));
     }
     put(buf, area, Line::from(spans));

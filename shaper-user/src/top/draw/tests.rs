@@ -1,8 +1,10 @@
 //! Pictures of every state, at three sizes, with and without colours.
 
-use crate::top::fake::{Bench, World, flow};
+use crate::model::Quota;
+use crate::top::fake::{Bench, World, flow, start};
 use crossterm::event::KeyCode;
 use insta::assert_snapshot;
+use jiff::SignedDuration;
 use ratatui::style::Color;
 
 /// A lab with a minute of history that rises and falls.
@@ -33,6 +35,45 @@ fn clients_at_120x40() {
 #[test]
 fn clients_at_200x50() {
     assert_snapshot!(lab(200, 50).text());
+}
+
+/// A client past its quota, one near to it and one that has used nothing.
+fn quotas(width: u16, height: u16) -> Bench {
+    let mut bench = lab(width, height);
+    let states = [(51, "reached"), (43, "near"), (0, "within")];
+    for (client, (used, state)) in bench.world.clients.iter_mut().zip(states) {
+        client.quota = Some(Quota {
+            bytes: 50_000_000_000,
+            used: used * 1_000_000_000,
+            per: "day".to_owned(),
+            counts: "both".to_owned(),
+            resets_at: Some(start() + SignedDuration::from_hours(5)),
+            then: "slow".to_owned(),
+            state: state.to_owned(),
+            added: 0,
+        });
+    }
+    bench.second();
+    bench
+}
+
+#[test]
+fn quotas_at_80x24() {
+    assert_snapshot!(quotas(80, 24).text());
+}
+
+#[test]
+fn quotas_at_200x50() {
+    assert_snapshot!(quotas(200, 50).text());
+}
+
+#[test]
+fn the_pane_has_the_quota() {
+    let mut bench = quotas(120, 40);
+    bench.press(KeyCode::Down);
+    bench.press(KeyCode::Enter);
+    bench.second();
+    assert_snapshot!(bench.text());
 }
 
 #[test]
