@@ -179,6 +179,12 @@ impl Shaper {
         self.cli(&["reload"])?.ok().map(drop)
     }
 
+    /// The host's files, as seen from outside.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        format!("/proc/{}/root", self.host.pid()).into()
+    }
+
     /// A command on this host.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {

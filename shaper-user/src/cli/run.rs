@@ -10,10 +10,13 @@ use crate::policy::{OnExit, interface};
 use crate::steps::{self, Step};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use nix::sys::stat::fstat;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{fs, io};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -41,9 +44,10 @@ pub(super) struct Args {
         default_value = "/var/lib/shaper"
     )]
     state: PathBuf,
-    /// How log lines look
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    log_format: LogFormat,
+    /// How log lines look [default: journal where standard error leads there, else
+    /// text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     /// How the TC programs are attached
     #[arg(long, value_enum, default_value_t, value_name = "HOOK")]
     tc_hook: TcHook,
@@ -54,13 +58,14 @@ fn interface(text: &str) -> Result<String, String> {
     interface::check(text.to_owned())
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
     /// For people
-    #[default]
     Text,
     /// One object a line
     Json,
+    /// To systemd's journal, with fields such as SHAPER_CLIENT
+    Journal,
 }
 
 pub(super) fn run(socket: &Path, args: Args) -> Result<ExitCode> {
@@ -115,7 +120,7 @@ fn keep_beside(socket: &Path) -> PathBuf {
     socket.with_file_name("keep")
 }
 
-fn log(format: LogFormat) -> Result<()> {
+fn log(format: Option<LogFormat>) -> Result<()> {
     let wanted = std::env::var("SHAPER_LOG").unwrap_or_default();
     let mut filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
@@ -127,17 +132,43 @@ fn log(format: LogFormat) -> Result<()> {
             filter = filter.add_directive(quiet.parse()?);
         }
     }
+    let journal = match format {
+        None if leads_to_journal() => journal().ok(),
+        Some(LogFormat::Journal) => Some(journal().context(
+            "cannot log to systemd's journal; leave --log-format out for standard error",
+        )?),
+        _ => None,
+    };
+    if let Some(journal) = journal {
+        tracing_subscriber::registry()
+            .with(journal)
+            .with(filter)
+            .init();
+        return Ok(());
+    }
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         // It would say so on standard error, and panic where that is gone.
         .log_internal_errors(false);
     match format {
-        LogFormat::Text => subscriber
+        Some(LogFormat::Json) => subscriber.json().flatten_event(true).init(),
+        _ => subscriber
             .with_target(false)
             .with_ansi(anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never)
             .init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// The journal's own protocol: each field of a line is one of the journal's.
+fn journal() -> io::Result<tracing_journald::Layer> {
+    Ok(tracing_journald::layer()?.with_field_prefix(Some("SHAPER".to_owned())))
+}
+
+/// Whether standard error is what systemd connected to the journal: `JOURNAL_STREAM`
+/// in systemd.exec(5).
+fn leads_to_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    fstat(io::stderr()).is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

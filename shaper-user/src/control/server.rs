@@ -70,6 +70,9 @@ impl Default for Limits {
     }
 }
 
+/// For followers to be given the last events, when the daemon stops.
+const LAST_EVENTS: Duration = Duration::from_millis(200);
+
 /// The process on the other side, as the kernel names it (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -128,7 +131,7 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Answer, ErrorBody>> + Send;
 }
 
-/// Serves until `stop` changes. `peer` says who is on the other side.
+/// Serves until `stop` changes; followers still get what was told before. `peer` says who is on the other side.
 ///
 /// # Errors
 /// When the socket cannot accept any more.
@@ -145,7 +148,11 @@ pub async fn serve<H: Handler>(
     let mut tasks = JoinSet::new();
     loop {
         let stream = tokio::select! {
-            _ = stop.changed() => return Ok(()),
+            _ = stop.changed() => {
+                let end = async { while tasks.join_next().await.is_some() {} };
+                let _ = timeout(LAST_EVENTS, end).await;
+                return Ok(());
+            }
             Some(_) = tasks.join_next() => continue,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,

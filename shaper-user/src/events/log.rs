@@ -1,13 +1,17 @@
-//! An event as a line of the log: the sentence short, everything else in fields
-//! that are named as in the JSON.
+//! An event as a line of the log: the sentence, and its fields as in the JSON.
 
 use super::{Event, text};
-use crate::render::units;
 
 impl Event {
     /// Writes the line. Those of changes are written by the audit log.
     pub(super) fn log(&self) {
         let event = self.name();
+        let said = text::sentence(self);
+        macro_rules! line {
+            ($level:ident, $($field:tt)*) => {
+                tracing::$level!($($field)*, event, "{said}")
+            };
+        }
         match self {
             Self::Limited {
                 client,
@@ -17,11 +21,7 @@ impl Event {
                 observed,
             } => {
                 let direction = direction.to_string();
-                let limit = limit_bps.map(units::rate);
-                let what = text::limited(*observed);
-                tracing::info!(
-                    client, rule, direction, limit, limit_bps, observed, event, "{what}"
-                );
+                line!(info, client, rule, direction, limit_bps, observed);
             }
             Self::Released {
                 client,
@@ -31,39 +31,21 @@ impl Event {
                 observed,
             } => {
                 let direction = direction.to_string();
-                let after = units::duration(*limited_ms);
-                let what = text::released(*observed);
-                tracing::info!(
-                    client, rule, direction, after, limited_ms, observed, event, "{what}"
-                );
+                line!(info, client, rule, direction, limited_ms, observed);
             }
-            Self::Blocked { client, rule } => tracing::info!(client, rule, event, "blocked"),
-            Self::ConnectionRate { client, rule } => {
-                tracing::info!(
-                    client,
-                    rule,
-                    event,
-                    "dropped a SYN above the connection rate"
-                );
-            }
-            Self::MaxConnections { client, rule } => {
-                tracing::info!(client, rule, event, "dropped a SYN: too many connections");
-            }
+            Self::Blocked { client, rule }
+            | Self::ConnectionRate { client, rule }
+            | Self::MaxConnections { client, rule } => line!(info, client, rule),
             Self::TableFull {
                 client,
                 rule,
                 tables,
             } => {
                 let tables = tables.join(",");
-                tracing::warn!(
-                    client,
-                    rule,
-                    tables,
-                    event,
-                    "a table is full: held with its client, or with all others without room"
-                );
+                line!(warn, client, rule, tables);
             }
-            Self::LeftOut(left) => tracing::warn!(
+            Self::LeftOut(left) => line!(
+                warn,
                 limited = left.limited,
                 released = left.released,
                 blocked = left.blocked,
@@ -71,9 +53,7 @@ impl Event {
                 max_connections = left.max_connections,
                 table_full = left.table_full,
                 kernel = left.kernel,
-                over_ms = left.over_ms,
-                event,
-                "more events of clients than are told one by one"
+                over_ms = left.over_ms
             ),
             Self::QuotaReached {
                 client,
@@ -86,21 +66,18 @@ impl Event {
             } => {
                 let resets = resets.map(|at| at.to_string());
                 let then = then.as_deref();
-                tracing::warn!(
+                line!(
+                    warn,
                     client,
                     rule,
                     percent,
                     used_bytes,
                     quota_bytes,
                     resets,
-                    then,
-                    event,
-                    "quota reached"
+                    then
                 );
             }
-            Self::InterfaceGone { interface } => {
-                tracing::warn!(interface, event, "the interface is gone");
-            }
+            Self::InterfaceGone { interface } => line!(warn, interface),
             Self::InterfaceBack {
                 interface,
                 ingress,
@@ -109,21 +86,12 @@ impl Event {
             } => {
                 let (ingress, egress) = (ingress.as_deref(), egress.as_deref());
                 let xdp = xdp.as_deref();
-                tracing::info!(
-                    interface,
-                    ingress,
-                    egress,
-                    xdp,
-                    event,
-                    "the interface is attached"
-                );
+                line!(info, interface, ingress, egress, xdp);
             }
-            Self::HaproxyLost { socket, error } => {
-                tracing::warn!(socket, error, event, "HAProxy does not answer");
-            }
+            Self::HaproxyLost { socket, error } => line!(warn, socket, error),
             Self::HaproxyBack { socket, version } => {
                 let version = version.as_deref();
-                tracing::info!(socket, version, event, "HAProxy answers");
+                line!(info, socket, version);
             }
             Self::DaemonStarted {
                 version,
@@ -132,13 +100,11 @@ impl Event {
                 policy,
             } => {
                 let policy = policy.as_deref();
-                tracing::info!(version, pid, mode, policy, event, "started");
+                line!(info, version, pid, mode, policy);
             }
-            Self::DaemonStopping { signal, on_exit } => {
-                tracing::info!(signal, on_exit, event, "stopping on {signal}");
-            }
-            _ if self.is_warning() => tracing::warn!(event, "{}", text::sentence(self)),
-            _ => tracing::info!(event, "{}", text::sentence(self)),
+            Self::DaemonStopping { signal, on_exit } => line!(info, signal, on_exit),
+            _ if self.is_warning() => tracing::warn!(event, "{said}"),
+            _ => tracing::info!(event, "{said}"),
         }
     }
 }

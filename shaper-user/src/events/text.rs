@@ -27,7 +27,7 @@ pub fn sentence(event: &Event) -> String {
 }
 
 /// What became of a client at its limit.
-pub(super) const fn limited(observed: bool) -> &'static str {
+const fn limited(observed: bool) -> &'static str {
     match observed {
         true => "over its limit, not held: observing",
         false => "limited",
@@ -35,7 +35,7 @@ pub(super) const fn limited(observed: bool) -> &'static str {
 }
 
 /// What became of it when it is held no more.
-pub(super) const fn released(observed: bool) -> &'static str {
+const fn released(observed: bool) -> &'static str {
     match observed {
         true => "within its limit again",
         false => "released",

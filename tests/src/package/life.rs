@@ -274,6 +274,12 @@ pub(super) fn whole_life(scene: &Scene, options: &Options) -> Result<()> {
     container.ok(&format!("shaper limit {CLIENT} --upload 2mbit"))?;
     sleep(Duration::from_secs(2));
     is_held("before the upgrade", upload.rate_over(MEASURED)?)?;
+    let user = "journalctl -u shaper SHAPER_EVENT=limit_set --output-fields=SHAPER_USER -o cat";
+    ensure!(
+        container.ok(user)?.trim() == "root",
+        "the journal has no fields of the event: {}",
+        container.ok("journalctl -u shaper -o json")?
+    );
     let daemon = scene.daemon()?;
     let owned = Owned::by(daemon)?;
 
@@ -316,8 +322,15 @@ pub(super) fn whole_life(scene: &Scene, options: &Options) -> Result<()> {
     scene.install(&options.package)?;
     scene.seen().context("installed again")?;
     add(&mut all, Owned::by(scene.daemon()?)?);
-    fs::create_dir_all(container.path("/var/lib/shaper"))?;
-    fs::write(container.path("/var/lib/shaper/usage"), "")?;
+    // So that what a daemon keeps is there: usage and history.
+    container.ok(
+        "printf 'quota = { bytes = \"1TB\", per = \"day\", then = \"block\" }\\n' > /root/quota && \
+         sed -i '/^\\[default\\]/r /root/quota' /etc/shaper/policy.toml && rm /root/quota && \
+         systemctl restart shaper",
+    )?;
+    scene.seen().context("with a quota")?;
+    container.ok("cd /var/lib/shaper && test -s usage.redb && test -s history.redb")?;
+    add(&mut all, Owned::by(scene.daemon()?)?);
     container.ok("apt-get purge -y shaper")?;
     upload.is_free().context("after purging")?;
     container.ok("! systemctl cat shaper 2>&1")?;

@@ -91,7 +91,10 @@ fn flows_full() -> Result<()> {
     }
     let client = shaper.client(client_v4(1))?;
     ensure!(client.upload.limited_ms > 0, "{client:?}");
-    ensure!(shaper.log().contains("a table is full"), "not in the log");
+    ensure!(
+        shaper.log().contains("event=\"table_full\""),
+        "not in the log"
+    );
     let text = shaper.cli(&["status"])?.ok()?;
     ensure!(text.contains("3 connections, held with"), "{text}");
 

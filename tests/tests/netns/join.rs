@@ -16,7 +16,7 @@ use bed::{Bed, both_families, ensure_joined, wait};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use nix::unistd::Group;
-use shaper_tests::haproxy::{Installed, VARIABLE, installed};
+use shaper_tests::haproxy::{Installed, VARIABLE, choose, installed};
 use shaper_tests::lab::{Lab, LabSpec, PORT, SOURCE_PORT, client_v4};
 use shaper_tests::shaper::Shaper;
 use shaper_tests::ws::Pinned;
@@ -25,7 +25,7 @@ use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 
-type Test = (&'static str, fn(&Installed) -> Result<()>);
+pub type Test = (&'static str, fn(&Installed) -> Result<()>);
 
 /// With every HAProxy.
 const TESTS: &[Test] = &[
@@ -81,6 +81,20 @@ pub fn trials(root: bool) -> Vec<Trial> {
         }
     }
     trials
+}
+
+/// Tests that only pass through HAProxy: with the one that is chosen.
+pub fn through_one(tests: &'static [Test], root: bool) -> Vec<Trial> {
+    let program = choose(None).inspect_err(|error| eprintln!("NOT RUN: {error:#}"));
+    let ignored = !root || program.is_err();
+    let trial = |(name, test): &'static Test| {
+        let program = program.as_ref().ok().cloned();
+        let trial = Trial::ignorable_test(*name, move || {
+            twice(name, &|| test(program.as_ref().context("no HAProxy")?))
+        });
+        trial.with_ignored_flag(ignored)
+    };
+    tests.iter().map(trial).collect()
 }
 
 /// 200 WebSockets, over two frontends and eight servers.

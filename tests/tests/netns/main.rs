@@ -11,6 +11,7 @@ mod connections;
 mod counting;
 mod full;
 mod groups;
+mod history;
 mod interfaces;
 mod join;
 mod kill_points;
@@ -82,7 +83,8 @@ fn main() {
     .flatten()
     .map(|(name, test)| Trial::ignorable_test(*name, || twice(name, test)).with_ignored_flag(!root))
     .chain(join::trials(root))
-    .chain(quotas::trials(root))
+    .chain(join::through_one(quotas::TESTS, root))
+    .chain(join::through_one(history::TESTS, root))
     .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

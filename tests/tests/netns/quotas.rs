@@ -1,12 +1,11 @@
 //! Quotas of WebSockets through HAProxy: over a kill, and over new maps.
 
+use crate::join::Test;
 use crate::join::bed::{Bed, wait};
 use crate::tools::SECOND;
-use crate::twice;
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
-use shaper_tests::haproxy::{Installed, choose};
+use shaper_tests::haproxy::Installed;
 use shaper_tests::lab::{PORT, client_v4};
 use shaper_tests::shaper::Shaper;
 use shaper_user::model::{Client, ClientQuota, Quota};
@@ -28,28 +27,13 @@ const SLOW: u64 = 1_000_000;
 /// What a WebSocket is to send, far more than it can in one test.
 const ENDLESS: usize = 500_000_000;
 
-type WithHaproxy = (&'static str, fn(&Installed) -> Result<()>);
-
-const TESTS: [WithHaproxy; 2] = [
+pub const TESTS: &[Test] = &[
     (
         "a_quota_slows_a_websocket_over_kills_and_new_maps_until_its_reset",
         quota,
     ),
     ("a_full_disk_ends_no_limit_and_loses_no_usage", full_disk),
 ];
-
-pub fn trials(root: bool) -> Vec<Trial> {
-    let program = choose(None).map_err(|error| eprintln!("NOT RUN: quotas: {error:#}"));
-    let ignored = !root || program.is_err();
-    let trial = |(name, test): WithHaproxy| {
-        let program = program.as_ref().ok().cloned();
-        let trial = Trial::ignorable_test(name, move || {
-            twice(name, &|| test(program.as_ref().context("no HAProxy")?))
-        });
-        trial.with_ignored_flag(ignored)
-    };
-    TESTS.map(trial).into()
-}
 
 /// The client's row, and its quota in the same sample.
 fn row(shaper: &Shaper) -> Result<(Client, Quota)> {

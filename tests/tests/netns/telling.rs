@@ -8,7 +8,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use shaper_tests::lab::{INTERFACE, Lab, LabSpec, client_v4};
 use shaper_tests::shaper::Shaper;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::sleep;
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 
 pub const TESTS: &[Test] = &[
     ("events_are_told_as_they_happen", events),
+    ("events_are_in_the_journal_with_their_fields", journal),
     ("a_real_prometheus_reads_a_held_client", prometheus),
 ];
 
@@ -153,10 +156,73 @@ fn events() -> Result<()> {
         "not in the log"
     );
     shaper.stop(Signal::SIGTERM)?;
+    ensure!(follower.next("daemon_stopping")?["signal"] == "SIGTERM");
     ensure!(
         shaper.log().contains("event=\"daemon_stopping\""),
         "not in the log"
     );
+    Ok(())
+}
+
+/// The fields of an entry, as systemd's "Native Journal Protocol" has them.
+fn entry(mut bytes: &[u8]) -> BTreeMap<String, String> {
+    let mut fields = BTreeMap::new();
+    while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        let line = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        bytes = &bytes[end + 1..];
+        if let Some((name, value)) = line.split_once('=') {
+            fields.insert(name.to_owned(), value.to_owned());
+        } else if let Some((length, rest)) = bytes.split_first_chunk() {
+            let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+            let length = length.min(rest.len());
+            fields.insert(line, String::from_utf8_lossy(&rest[..length]).into_owned());
+            bytes = rest.get(length + 1..).unwrap_or_default();
+        }
+    }
+    fields
+}
+
+/// With a socket in the place of the journal's.
+fn journal() -> Result<()> {
+    let lab = Lab::new(LabSpec::default())?;
+    let mut shaper = Shaper::new(&lab)?;
+    shaper.write_policy(POLICY)?;
+    let directory = shaper.root().join("run/systemd/journal");
+    std::fs::create_dir_all(&directory)?;
+    let journal = UnixDatagram::bind(directory.join("socket"))?;
+    journal.set_read_timeout(Some(LONG))?;
+    shaper.run(&["--log-format", "journal"])?;
+    let servers = Servers::start(&lab, None)?;
+    let client = client_v4(0);
+    let _bulk = Bulk::upload(&lab, &servers, client)?;
+    let next = |name: &str| loop {
+        let mut bytes = vec![0; 65536];
+        let length = journal.recv(&mut bytes).with_context(|| name.to_owned())?;
+        let entry = entry(&bytes[..length]);
+        if entry.get("SHAPER_EVENT").is_some_and(|event| event == name) {
+            return anyhow::Ok(entry);
+        }
+    };
+    ensure!(next("daemon_started")?["SHAPER_MODE"] == "enforce");
+    let limited = next("limited")?;
+    ensure!(
+        limited["SHAPER_CLIENT"] == client.to_string()
+            && limited["SHAPER_LIMIT_BPS"] == "8000000"
+            && limited["MESSAGE"] == format!("{client} limited: upload 8.00 Mbit/s, rule default")
+            && limited["PRIORITY"] == "5"
+            && limited["SYSLOG_IDENTIFIER"] == "shaper",
+        "{limited:?}"
+    );
+    shaper.cli(&["block", &client.to_string()])?.ok()?;
+    let blocked = next("block_set")?;
+    ensure!(
+        blocked["SHAPER_USER"] == "root" && blocked["SHAPER_AFTER"] == "blocked",
+        "{blocked:?}"
+    );
+    // The journal may go and come back: nobody waits for it.
+    std::fs::remove_file(directory.join("socket"))?;
+    drop(journal);
+    shaper.cli(&["unblock", &client.to_string()])?.ok()?;
     Ok(())
 }
 
