@@ -319,7 +319,7 @@ impl Sampler {
             if let Some((index, last)) = last.filter(|(_, last)| last.created != flow.created) {
                 let place = joins
                     .as_ref()
-                    .and_then(|joins| joins.before(index as usize));
+                    .and_then(|joins| joins.before(index as usize, key, last));
                 self.left.flows.push((*key, *last, place));
             }
             let last = last.filter(|(_, last)| last.created == flow.created);
@@ -359,7 +359,9 @@ impl Sampler {
                     return true;
                 }
                 if let Some((old, last)) = previous.get(index).filter(|(old, _)| old == key) {
-                    let place = joins.as_ref().and_then(|joins| joins.before(index));
+                    let place = joins
+                        .as_ref()
+                        .and_then(|joins| joins.before(index, old, last));
                     left.push((*old, *last, place));
                 }
                 false

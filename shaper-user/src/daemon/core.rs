@@ -168,9 +168,15 @@ impl<K: Kernel> Core<K> {
         self.sampler.set_view(view);
     }
 
-    /// Keeps a history from now on.
+    /// Keeps a history from the last sample on.
     pub fn keep_history(&mut self, recorder: Recorder) {
         self.recorder = recorder;
+        self.remember(self.sampler.at());
+    }
+
+    fn remember(&mut self, now: Timestamp) {
+        let (history, state) = (&self.policy.history, &self.options.state);
+        self.recorder.observe(history, state, &self.sampler, now);
     }
 
     /// The end: what there is of the history's open minute is written.
@@ -224,12 +230,7 @@ impl<K: Kernel> Core<K> {
             wall: now,
         };
         let over = self.sampler.observe(sample, now);
-        self.recorder.observe(
-            &self.policy.history,
-            &self.options.state,
-            &self.sampler,
-            now,
-        );
+        self.remember(now);
         self.events.tell(
             (&events, self.sampler.stats()),
             &over,

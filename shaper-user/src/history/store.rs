@@ -115,8 +115,14 @@ impl Store {
         let file = private::store(&settings.path)?;
         let large = file.metadata()?.len() > settings.max_size;
         guarded(|| {
-            let db = Builder::new().set_cache_size(CACHE).create_file(file)?;
+            let mut db = Builder::new().set_cache_size(CACHE).create_file(file)?;
+            // Reads all of it. Only what passes is written to: a panic of the library
+            // with two tables open would be one in a destructor, which aborts.
+            db.check_integrity()?;
             let write = db.begin_write()?;
+            for table in TABLES {
+                write.open_table(table)?;
+            }
             {
                 let mut meta = write.open_table(META)?;
                 let version = meta.get("version")?.map(|version| version.value());
@@ -126,9 +132,6 @@ impl Store {
                     Some(other) => {
                         return Err(Trouble::Damaged(format!("it is of version {other}")));
                     }
-                }
-                for table in TABLES {
-                    write.open_table(table)?;
                 }
             }
             write.commit()?;

@@ -99,6 +99,8 @@ fn read(database: &Database) -> Result<Kept, StoreError> {
     // Made at the first write; here as well, so that both can be read.
     let transaction = database.begin_write().map_err(damaged)?;
     let (mut meta, mut rows) = (None, Vec::new());
+    // One at a time: a panic of the library with two open would be one in a
+    // destructor, which aborts.
     {
         let table = transaction.open_table(META).map_err(damaged)?;
         if let Some(about) = table.get(ABOUT).map_err(of_storage)? {
@@ -109,6 +111,8 @@ fn read(database: &Database) -> Result<Kept, StoreError> {
             }
             meta = Some(about);
         }
+    }
+    {
         let table = transaction.open_table(ROWS).map_err(damaged)?;
         for row in table.iter().map_err(of_storage)? {
             let (client, stored) = row.map_err(of_storage)?;

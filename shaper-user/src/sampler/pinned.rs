@@ -5,7 +5,7 @@
 //! A flow is looked for in a view of HAProxy when the view comes, or when the flow
 //! does; in between it stays where it was, which costs no hash operation.
 
-use super::{CLIENT_LINGER, DIRECTIONS};
+use super::{CLIENT_LINGER, DIRECTIONS, Names};
 use crate::addr;
 use crate::filter::Place;
 use crate::haproxy::{Session, View};
@@ -54,6 +54,11 @@ impl Server {
         self.rates[0].saturating_add(self.rates[1])
     }
 
+    /// Its names, to keep.
+    fn names(&self) -> Names {
+        (self.backend.clone(), self.server.clone())
+    }
+
     /// Its names.
     pub fn place(&self) -> Place<'_> {
         Place {
@@ -77,6 +82,9 @@ pub(super) struct Pinned {
     index: HashMap<(Arc<str>, Arc<str>), u32, RandomState>,
     /// By flow of the last sample; empty while there are no servers.
     pins: Vec<Pin>,
+    /// Where the flows with [`Pin::Before`] were, and when each began: HAProxy often
+    /// forgets a session before the kernel's last word of its flow.
+    left: HashMap<FlowKey, (u64, Names), RandomState>,
 }
 
 impl Pinned {
@@ -118,6 +126,8 @@ impl Pinned {
     /// Looks for every flow of the last sample in another view. What a flow passed
     /// before it is found for the first time counts to the server it is at.
     pub fn join(&mut self, view: &View, flows: &[(FlowKey, Flow)], rates: &[[u64; 2]], now: u64) {
+        let names: Vec<_> = self.servers.iter().map(Server::names).collect();
+        let left = std::mem::take(&mut self.left);
         self.servers.retain(|server| !server.is_over(now));
         self.index.clear();
         for (number, server) in (0..).zip(&mut self.servers) {
@@ -125,8 +135,7 @@ impl Pinned {
             server.stale = false;
             server.connections = 0;
             server.rates = [0; 2];
-            let names = (server.backend.clone(), server.server.clone());
-            self.index.insert(names, number);
+            self.index.insert(server.names(), number);
         }
         for session in view.sessions.values() {
             self.add(session, now);
@@ -145,8 +154,16 @@ impl Pinned {
                         server.count(flow, counted, *rates);
                     }
                 }
-                _ if before != Pin::Never => *pin = Pin::Before,
-                _ => {}
+                _ if before == Pin::Never => {}
+                _ => {
+                    *pin = Pin::Before;
+                    let names = match before {
+                        Pin::At(number) => names.get(number as usize).cloned(),
+                        _ => left_by(&left, key, flow),
+                    };
+                    let left = names.map(|names| (*key, (flow.created, names)));
+                    self.left.extend(left);
+                }
             }
         }
     }
@@ -204,14 +221,12 @@ pub(super) struct Joins<'a> {
 }
 
 impl Joins<'_> {
-    /// Backend and server that a flow of the sample before was at.
-    pub fn before(&self, flow: usize) -> Option<(Arc<str>, Arc<str>)> {
-        match self.before.get(flow) {
-            Some(Pin::At(number)) => {
-                let server = self.pinned.servers.get(*number as usize)?;
-                Some((server.backend.clone(), server.server.clone()))
-            }
-            _ => None,
+    /// Backend and server that a flow of the sample before was at last.
+    pub fn before(&self, index: usize, key: &FlowKey, flow: &Flow) -> Option<Names> {
+        match self.before.get(index)? {
+            Pin::At(number) => self.pinned.get(*number).map(Server::names),
+            Pin::Before => left_by(&self.pinned.left, key, flow),
+            Pin::Never => None,
         }
     }
 
@@ -268,6 +283,15 @@ fn grow(sum: &mut Direction, now: &Traffic, before: &Traffic) {
         now.dropped_packets,
         before.dropped_packets,
     );
+}
+
+fn left_by(
+    left: &HashMap<FlowKey, (u64, Names), RandomState>,
+    key: &FlowKey,
+    flow: &Flow,
+) -> Option<Names> {
+    let (created, names) = left.get(key)?;
+    (*created == flow.created).then(|| names.clone())
 }
 
 fn find(

@@ -67,7 +67,8 @@ fn remembered(haproxy: &Installed) -> Result<()> {
             && named.is_some_and(|(backend, name)| format!("{backend}/{name}") == server),
         "{flow:?}, and it was at {server}"
     );
-    ensure!(flow_of_light_is_absent(&all), "{:?}", all.flows);
+    // It moved too little for a row.
+    ensure!(self::flow(&all, client_v4(LIGHT)).is_none(), "{all:?}");
 
     // What was asked for alone.
     let one = history(&shaper, &["--client", &client_v4(LIGHT).to_string()])?;
@@ -85,11 +86,6 @@ fn remembered(haproxy: &Installed) -> Result<()> {
 
 fn flow(history: &History, client: IpAddr) -> Option<&HistoryFlow> {
     history.flows.iter().find(|flow| flow.client == client)
-}
-
-/// It moved too little for a row.
-fn flow_of_light_is_absent(history: &History) -> bool {
-    flow(history, client_v4(LIGHT)).is_none()
 }
 
 /// What is remembered of a client is what was counted.

@@ -306,3 +306,58 @@ fn servers_add_up_and_a_closed_flow_names_its_server() {
     let place = Some(("be_ws".to_owned(), "srv1".to_owned()));
     assert_eq!((&row.place, moved(&row.passed)), (&place, 500));
 }
+
+/// HAProxy forgets a session before the kernel's last word of its flow, which has
+/// lived for less than a minute; others come and go meanwhile.
+#[test]
+fn a_short_flow_names_the_server_that_forgot_it() {
+    let mut sampler = Sampler::new(Arc::new(compiled()), 1, at(0));
+    let mut collector = Collector::default();
+    let mut sample = |sampler: &mut Sampler, second: u64, ports: &[(u16, u64)]| {
+        let flows = ports.iter().map(|(port, created)| {
+            let mut flow = flow("203.0.113.9", *port, TCP);
+            flow.1.created = NOW + secs(*created);
+            grow(&mut flow.1.traffic, 90_000, 0);
+            flow
+        });
+        let sample = Sample {
+            now: NOW + secs(second),
+            flows: flows.collect(),
+            ..Sample::default()
+        };
+        let now = at(i64::try_from(second).unwrap());
+        sampler.observe(sample, now);
+        collector.observe(sampler, now.as_second(), FLOW_MIN)
+    };
+    sample(&mut sampler, 0, &[]);
+    sample(&mut sampler, 1, &[(4000, 0), (5000, 0)]);
+    let both = [
+        ("203.0.113.9:5000", "be_ws/srv2"),
+        ("203.0.113.9:4000", "be_ws/srv1"),
+    ];
+    sampler.set_view(view(&both));
+    sample(&mut sampler, 2, &[(4000, 0), (5000, 0)]);
+    sampler.set_view(view(&both[..1]));
+    sample(&mut sampler, 3, &[(4000, 0), (5000, 0)]);
+    sampler.set_view(view(&both[..1]));
+    // The same port again is another connection.
+    sample(&mut sampler, 4, &[(4000, 4), (5000, 0)]);
+    sampler.set_view(view(&[]));
+    sample(&mut sampler, 5, &[]);
+    let minute = sample(&mut sampler, 61, &[]).unwrap();
+    let mut rows: Vec<_> = minute
+        .flows
+        .iter()
+        .map(|row| {
+            (
+                row.client_port,
+                row.place.as_ref().map(|(_, server)| server.as_str()),
+            )
+        })
+        .collect();
+    rows.sort_unstable();
+    assert_eq!(
+        rows,
+        [(4000, None), (4000, Some("srv1")), (5000, Some("srv2"))]
+    );
+}
