@@ -7,7 +7,8 @@
 use super::Settings;
 use super::record::{FlowRow, Head, Minute, Rate, pack, unpack};
 use crate::private;
-use redb::{Builder, Database, ReadableTable, TableDefinition};
+use redb::backends::FileBackend;
+use redb::{Builder, Database, ReadableDatabase as _, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -115,7 +116,10 @@ impl Store {
         let file = private::store(&settings.path)?;
         let large = file.metadata()?.len() > settings.max_size;
         guarded(|| {
-            let mut db = Builder::new().set_cache_size(CACHE).create_file(file)?;
+            let file = FileBackend::new(file)?;
+            let mut db = Builder::new()
+                .set_cache_size(CACHE)
+                .create_with_backend(file)?;
             // Reads all of it. Only what passes is written to: a panic of the library
             // with two tables open would be one in a destructor, which aborts.
             db.check_integrity()?;

@@ -5,6 +5,7 @@ use super::stored::{Meta, Stored, VERSION};
 use crate::private;
 use ipnet::IpNet;
 use jiff::Timestamp;
+use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -77,9 +78,8 @@ fn try_open(path: &Path) -> Result<Opened, StoreError> {
     // The library trusts what passes its checksums, and panics where that is wrong.
     unpanicked(|| {
         let mut database = Database::builder()
-            .create_with_file_format_v3(true)
             .set_cache_size(CACHE)
-            .create_file(file)
+            .create_with_backend(FileBackend::new(file).map_err(of_database)?)
             .map_err(of_database)?;
         database.check_integrity().map_err(of_database)?;
         let (meta, rows) = read(&database)?;
