@@ -26,6 +26,7 @@ use shaper_common::stats::Stat;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -68,6 +69,9 @@ pub struct EbpfKernel {
     pub(super) unsure: HashMap<FlowKey, u64>,
     /// To tables that fit, until the first policy is in force.
     migration: Option<Migration>,
+    /// Which tables these are: the network namespace, and the directory of their pins,
+    /// which tells those of before a detach from those of now.
+    place: u64,
     /// Whether all maps were made here, none adopted.
     made: bool,
     /// Whether the socket program is attached.
@@ -113,6 +117,8 @@ pub fn open(mut options: Options) -> Result<EbpfKernel> {
         migrate::write_version(&pins)?;
         steps::done(Step::Version);
     }
+    let directory = fs::metadata(&pins).with_context(|| format!("reading {}", pins.display()))?;
+    let place = netns_cookie ^ directory.ino().rotate_left(32);
     let made = migration.is_none() && !pins.join(names::CLIENTS).exists();
     let path = |name: &str| match &migration {
         Some(migration) => migration.path(name),
@@ -153,6 +159,7 @@ pub fn open(mut options: Options) -> Result<EbpfKernel> {
         next_reap: Instant::now(),
         unsure: HashMap::new(),
         migration,
+        place,
         made,
         hooked: false,
         interrupted,
@@ -411,7 +418,7 @@ impl Kernel for EbpfKernel {
     }
 
     fn counters(&self) -> (u64, bool) {
-        (self.netns_cookie, self.made)
+        (self.place, self.made)
     }
 
     fn forget(&mut self, clients: &[ClientKey]) -> Result<()> {

@@ -78,8 +78,8 @@ pub trait Kernel: Send {
     /// have not sent since.
     fn generation(&self) -> u32;
 
-    /// Whose counters these are (a number for the network namespace), and whether
-    /// they all began from zero when this kernel side was opened: it did not adopt
+    /// Whose counters these are (a number for the network namespace and its tables), and
+    /// whether they all began from zero when this kernel side was opened: it did not adopt
     /// any of before.
     fn counters(&self) -> (u64, bool) {
         (0, false)

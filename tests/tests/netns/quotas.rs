@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &[
         "a_quota_slows_a_websocket_over_kills_and_new_maps_until_its_reset",
         quota,
     ),
+    ("a_quota_counts_nothing_of_tables_without_one", other_tables),
     ("a_full_disk_ends_no_limit_and_loses_no_usage", full_disk),
 ];
 
@@ -164,6 +165,36 @@ fn quota(haproxy: &Installed) -> Result<()> {
             .any(|warning| warning.contains("was damaged")),
         "{warnings:?}"
     );
+    let remaining = shaper.detach()?;
+    ensure!(remaining.is_empty(), "{remaining:?}");
+    Ok(())
+}
+
+/// Tables that are made anew and used without a quota, then with the one of before.
+fn other_tables(haproxy: &Installed) -> Result<()> {
+    let bed = Bed::start(haproxy, |_| {})?;
+    let mut shaper = Shaper::start(&bed.lab, POLICY, &[])?;
+    flood(&bed)?;
+    wait_reached(&shaper)?;
+    shaper.stop(Signal::SIGTERM)?;
+    let remaining = shaper.detach()?;
+    ensure!(remaining.is_empty(), "{remaining:?}");
+
+    shaper.write_policy("[default]\nupload = { rate = \"16mbit\" }\n")?;
+    shaper.run(&[])?;
+    // More than the quota has seen.
+    wait("other counters", 30 * SECOND, || {
+        Ok(counted(&shaper.client(client_v4(0))?) > 12_000_000)
+    })?;
+    shaper.stop(Signal::SIGKILL)?;
+    shaper.write_policy(POLICY)?;
+    shaper.run(&[])?;
+    let (_, quota) = row(&shaper)?;
+    ensure!(
+        (4_000_000..8_000_000).contains(&quota.used),
+        "{quota:?} of other tables"
+    );
+    ensure_held(&shaper, "after other tables")?;
     let remaining = shaper.detach()?;
     ensure!(remaining.is_empty(), "{remaining:?}");
     Ok(())
