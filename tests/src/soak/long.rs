@@ -13,7 +13,7 @@ use shaper_user::model::{Direction, Flows};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::runtime::{Handle, Runtime};
 use tokio::time::timeout;
@@ -24,8 +24,9 @@ const CHAT_EVERY: Duration = Duration::from_millis(250);
 const ENDS: Duration = Duration::from_secs(5);
 /// In a sample that was taken so long after the beginning, all are there.
 const BEGINS_MS: i128 = 2_000;
-/// A flow seems younger or older by this at most: clocks, and the sample's time.
-const AGE_SLACK_MS: u64 = 2_000;
+/// A flow seems younger or older by this at most: what is seen of it is as old as
+/// the last sample.
+const AGE_SLACK: Duration = Duration::from_secs(3);
 
 /// All of them.
 pub(super) struct Long {
@@ -40,8 +41,9 @@ pub(super) struct Long {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     traffic: [Direction; 2],
-    /// When it began, ms since the epoch.
-    began: u64,
+    /// How old it was, and when: by a clock that is never set.
+    age: Duration,
+    at: Instant,
 }
 
 impl Long {
@@ -109,7 +111,7 @@ impl Long {
 
     /// Each is there, is the same, and counts on.
     pub(super) fn see(&mut self, flows: &Flows, checks: &mut Checks) {
-        let at = u64::try_from(flows.at.as_millisecond()).unwrap_or_default();
+        let at = Instant::now();
         let mut there = 0;
         for flow in &flows.flows {
             if flow.protocol != "tcp" || !self.is_one(flow.client) {
@@ -118,7 +120,8 @@ impl Long {
             there += 1;
             let now = Seen {
                 traffic: [flow.upload, flow.download],
-                began: at.saturating_sub(flow.age_ms),
+                age: Duration::from_millis(flow.age_ms),
+                at,
             };
             let key = connection(flow);
             if let Some(before) = self.seen.get(&key) {
@@ -128,9 +131,10 @@ impl Long {
                         && n.dropped_bytes >= b.dropped_bytes
                         && n.dropped_packets >= b.dropped_packets
                 });
+                let age = before.age + (now.at - before.at);
                 checks.that(
                     Check::Kept,
-                    counts_on && now.began.abs_diff(before.began) <= AGE_SLACK_MS,
+                    counts_on && now.age.abs_diff(age) <= AGE_SLACK,
                     || format!("{key:?}: {now:?} after {before:?}"),
                 );
             }
