@@ -15,7 +15,6 @@ use shaper_user::protocol::Command;
 use shaper_user::testing::{FakeKernel, client};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

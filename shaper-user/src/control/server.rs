@@ -131,7 +131,8 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Answer, ErrorBody>> + Send;
 }
 
-/// Serves until `stop` changes; followers still get what was told before. `peer` says who is on the other side.
+/// Serves until `stop` changes; followers still get what was told before. `peer` says
+/// who is on the other side.
 ///
 /// # Errors
 /// When the socket cannot accept any more.

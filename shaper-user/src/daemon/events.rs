@@ -436,10 +436,16 @@ mod tests {
         );
         let (log, told) = lines("observe");
         assert!(
-            log.contains(" over its limit, not held: observing: upload"),
+            log.starts_with(&format!(
+                " INFO 192.0.2.1 over its limit, not held: observing: upload 8.00 Mbit/s, rule \
+                 default {whom} limit_bps=8000000"
+            )),
             "{log}"
         );
-        assert!(log.contains(" within its limit again"), "{log}");
+        assert!(
+            log.contains(" INFO 192.0.2.1 within its limit again after 14s"),
+            "{log}"
+        );
         assert!(told[0].1.contains("not held: observing"), "{told:?}");
     }
 

@@ -26,22 +26,6 @@ pub fn sentence(event: &Event) -> String {
     text
 }
 
-/// What became of a client at its limit.
-const fn limited(observed: bool) -> &'static str {
-    match observed {
-        true => "over its limit, not held: observing",
-        false => "limited",
-    }
-}
-
-/// What became of it when it is held no more.
-const fn released(observed: bool) -> &'static str {
-    match observed {
-        true => "within its limit again",
-        false => "released",
-    }
-}
-
 fn said(event: &Event) -> String {
     match event {
         Event::DaemonStarted {
@@ -67,7 +51,10 @@ fn said(event: &Event) -> String {
             limit_bps,
             observed,
         } => {
-            let what = limited(*observed);
+            let what = match observed {
+                true => "over its limit, not held: observing",
+                false => "limited",
+            };
             let to = limit_bps.map_or_else(String::new, |bps| format!(" {}", units::rate(bps)));
             format!("{client} {what}: {direction}{to}, rule {rule}")
         }
@@ -78,7 +65,10 @@ fn said(event: &Event) -> String {
             limited_ms,
             observed,
         } => {
-            let what = released(*observed);
+            let what = match observed {
+                true => "within its limit again",
+                false => "released",
+            };
             let after = units::duration(*limited_ms);
             format!("{client} {what} after {after}: {direction}, rule {rule}")
         }

@@ -17,6 +17,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// The numbers of servers.
+type Index = HashMap<Names, u32, RandomState>;
+/// When a flow began, and where it was.
+type Left = HashMap<FlowKey, (u64, Names), RandomState>;
+
 /// Where a flow is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Pin {
@@ -79,12 +84,12 @@ impl Server {
 #[derive(Default)]
 pub(super) struct Pinned {
     servers: Vec<Server>,
-    index: HashMap<(Arc<str>, Arc<str>), u32, RandomState>,
+    index: Index,
     /// By flow of the last sample; empty while there are no servers.
     pins: Vec<Pin>,
     /// Where the flows with [`Pin::Before`] were, and when each began: HAProxy often
     /// forgets a session before the kernel's last word of its flow.
-    left: HashMap<FlowKey, (u64, Names), RandomState>,
+    left: Left,
 }
 
 impl Pinned {
@@ -285,21 +290,12 @@ fn grow(sum: &mut Direction, now: &Traffic, before: &Traffic) {
     );
 }
 
-fn left_by(
-    left: &HashMap<FlowKey, (u64, Names), RandomState>,
-    key: &FlowKey,
-    flow: &Flow,
-) -> Option<Names> {
+fn left_by(left: &Left, key: &FlowKey, flow: &Flow) -> Option<Names> {
     let (created, names) = left.get(key)?;
     (*created == flow.created).then(|| names.clone())
 }
 
-fn find(
-    index: &HashMap<(Arc<str>, Arc<str>), u32, RandomState>,
-    view: &View,
-    key: &FlowKey,
-    flow: &Flow,
-) -> Pin {
+fn find(index: &Index, view: &View, key: &FlowKey, flow: &Flow) -> Pin {
     session(view, key, flow)
         .and_then(|session| index.get(&(session.backend.clone(), session.server.clone())))
         .map_or(Pin::Never, |number| Pin::At(*number))
