@@ -135,10 +135,14 @@ pub const fn window(limit: &Limit, offer: &Offer) -> Offered {
     let (early, late) = bias(offer);
     let earned = earned(limit, offer, target.saturating_sub(early));
     let step = Step::of(limit, offer, target);
-    let more = earned.saturating_sub(offer.left);
+    // What a sender that waits has seen last, it has not used; anything else has been
+    // sent.
+    let closed = (offer.segment as u64 - 1) & !(granule - 1);
+    let used = if offer.left == closed { 0 } else { offer.left };
+    let more = earned.saturating_sub(used);
     if more >= step.bytes && earned >= least {
         return Offered {
-            window: offer.left + whole(more, offer.segment),
+            window: max(fitted(used, more, offer), offer.left),
             wait: 0,
         };
     }
@@ -159,16 +163,12 @@ pub const fn window(limit: &Limit, offer: &Offer) -> Offered {
     // is ahead of others.
     if wait == 0 || early == 0 && debt + step.cost <= due + offer.srtt / 2 {
         return Offered {
-            window: max(offer.left + step.bytes, least),
+            window: max(fitted(used, step.bytes, offer), least),
             wait: 0,
         };
     }
     Offered {
-        window: if wait > 2 * PERSIST {
-            0
-        } else {
-            (offer.segment as u64 - 1) & !(granule - 1)
-        },
+        window: if wait > 2 * PERSIST { 0 } else { closed },
         wait,
     }
 }
@@ -190,7 +190,14 @@ impl Step {
         let segment = offer.segment as u64;
         let cost = limit.cost(segment + HEADERS) * offer.active;
         let most = target - target / 4;
-        let segments = if offer.light || STEP_SEGMENTS * cost <= offer.srtt {
+        // Where acknowledgements are under way all the time they come soon enough for
+        // single ones; and a stop, which costs a round trip, might be seen.
+        let often = if offer.srtt > limit.tau {
+            offer.srtt
+        } else {
+            offer.srtt / 3
+        };
+        let segments = if offer.light || STEP_SEGMENTS * cost <= often {
             1
         } else if STEP_SEGMENTS * cost <= most {
             STEP_SEGMENTS
@@ -207,14 +214,31 @@ impl Step {
     }
 }
 
-/// The whole segments in it.
+/// The window that is `more` than what is used of it, or a little less: in whole
+/// granules, which end as close below the end of a segment as they can.
+///
+/// A sender fills what its window has room for, and behind whole segments sends a
+/// short one, whose headers are as long as theirs. So of the last segments
+/// that there is room for, it is the one of which the granules leave off least.
 #[inline(always)]
-const fn whole(bytes: u64, segment: u32) -> u64 {
+const fn fitted(used: u64, more: u64, offer: &Offer) -> u64 {
+    let (segment, part) = (offer.segment as u64, offer.granule as u64 - 1);
     // Zero is tested for where it is divided by: the kernel insists.
-    match segment {
-        0 => bytes,
-        segment => bytes - bytes % segment as u64,
+    let most = match segment {
+        0 => return (used + more) & !part,
+        segment => used + more - more % segment,
+    };
+    let mut best = most;
+    let mut end = most;
+    let mut tries = 0;
+    while tries < 2 && end >= used + 2 * segment {
+        end -= segment;
+        if end & part < best & part {
+            best = end;
+        }
+        tries += 1;
     }
+    best & !part
 }
 
 /// The window of a SYN-ACK: an eighth of the burst, between four and ten
@@ -294,6 +318,8 @@ pub struct Burst {
     pub headers: u32,
     /// Payload that is being sent, all segments together; 0: nothing is.
     pub payload: u32,
+    /// Smoothed round-trip time in ns.
+    pub srtt: u64,
 }
 
 /// The pacing rate of a flow in bytes of payload per second.
@@ -302,7 +328,7 @@ pub struct Burst {
 /// it changes: so it is set anew for every send, and as exact as what is sent is
 /// large (64 KiB at once where the round trip is short). The wait is the flow's
 /// share of what the send cost, less what the bucket has to spare after it or
-/// more what it owes. In between the rate may be the highest that a send is ever
+/// more what it owes; half a round trip is on its way, as with [`window`]. In between the rate may be the highest that a send is ever
 /// given, because the kernel raises its own only when an acknowledgement comes.
 #[inline(always)]
 #[must_use]
@@ -324,13 +350,12 @@ pub const fn pacing_rate(limit: &Limit, burst: &Burst) -> u64 {
     };
     let cost = limit.cost(payload + segments * burst.headers as u64);
     let debt = burst.debt + cost;
-    let target = target(limit);
-    let target = if cost + LATE > target {
-        cost + LATE
-    } else {
-        target
-    };
-    let cost = cost * burst.active;
+    let all = cost * burst.active;
+    // What flows send at the same moment goes beyond: as much lower, a quarter at most.
+    let full = target(limit);
+    let beside = min((all - cost) / 2, full / 4);
+    let target = max(full - beside, cost + LATE) + burst.srtt / 2;
+    let cost = all;
     let wait = if burst.payload == 0 {
         cost / 2
     } else if debt < target {
@@ -351,16 +376,16 @@ pub const fn pacing_rate(limit: &Limit, burst: &Burst) -> u64 {
 /// delayed. A power of two, so that it seldom changes.
 #[inline(always)]
 #[must_use]
-pub const fn in_flight(limit: &Limit, srtt: u64, active: u64, segment: u32) -> u32 {
+pub const fn in_flight(limit: &Limit, burst: &Burst) -> u32 {
     /// Of longer round trips, what the kernel adds is a few segments.
     const SHORT: u64 = 4 * MILLI;
     const LEAST: u64 = 4;
     /// Two times 64 KiB.
     const MOST: u64 = 90;
-    if srtt > SHORT || segment == 0 {
+    if burst.srtt > SHORT || burst.segment == 0 {
         return 0;
     }
-    let segments = share(bytes(limit, 50 * MILLI), active) / segment as u64;
+    let segments = share(bytes(limit, 50 * MILLI), burst.active) / burst.segment as u64;
     if segments > MOST {
         return 0;
     }

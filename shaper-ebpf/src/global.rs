@@ -54,8 +54,8 @@ pub fn pacing_rate(limit: &Limit, burst: &Burst) -> u64 {
 
 /// See [`backpressure::in_flight`].
 #[inline(always)]
-pub fn in_flight(limit: &Limit, srtt: u64, active: u64, segment: u32) -> u32 {
-    shaper_in_flight(limit, srtt, active, segment)
+pub fn in_flight(limit: &Limit, burst: &Burst) -> u32 {
+    shaper_in_flight(limit, burst)
 }
 
 /// What a limit offers (see [`backpressure::window`]), where that is less than what
@@ -120,11 +120,12 @@ extern "C" fn shaper_pacing_rate(limit: *const Limit, burst: *const Burst) -> u6
 // SAFETY: nothing else has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn shaper_in_flight(limit: *const Limit, srtt: u64, active: u64, segment: u32) -> u32 {
+extern "C" fn shaper_in_flight(limit: *const Limit, burst: *const Burst) -> u32 {
     // SAFETY: null, or a reference of the caller's.
-    match unsafe { limit.as_ref() } {
-        Some(limit) => backpressure::in_flight(limit, srtt, active, segment),
-        None => 0,
+    let (limit, burst) = unsafe { (limit.as_ref(), burst.as_ref()) };
+    match (limit, burst) {
+        (Some(limit), Some(burst)) => backpressure::in_flight(limit, burst),
+        _ => 0,
     }
 }
 

@@ -57,9 +57,9 @@ struct Held {
 
 impl Held {
     #[inline(always)]
-    fn and(self, limit: &Limit, burst: &Burst, srtt: u64) -> Self {
+    fn and(self, limit: &Limit, burst: &Burst) -> Self {
         let rate = global::pacing_rate(limit, burst);
-        let in_flight = global::in_flight(limit, srtt, burst.active, burst.segment);
+        let in_flight = global::in_flight(limit, burst);
         Self {
             // A rate of 0 would stop the socket for good.
             rate: u64::from(self.rate).min(rate).max(1) as u32,
@@ -91,20 +91,19 @@ fn bound(ctx: &SockOpsContext, key: &FlowKey, in_flight: u32) {
     set(ctx, SOL_TCP, TCP_BPF_SNDCWND_CLAMP, segments);
 }
 
-/// What the socket is sending, and its smoothed round trip in ns; the bucket is
-/// not known yet.
+/// What the socket is sending; the bucket is not known yet.
 #[inline(always)]
-fn sent(ops: *mut bpf_sock_ops) -> (Burst, u64) {
+fn sent(ops: *mut bpf_sock_ops) -> Burst {
     // SAFETY: `ops` is the program's context. Where no packet is at hand, its
     // length reads as zero.
     unsafe {
-        let burst = Burst {
+        Burst {
             segment: (*ops).mss_cache,
             headers: HEADERS,
             payload: (*ops).skb_len,
+            srtt: u64::from((*ops).srtt_us) * 125,
             ..Burst::default()
-        };
-        (burst, u64::from((*ops).srtt_us) * 125)
+        }
     }
 }
 
@@ -115,7 +114,7 @@ fn held(
     key: &FlowKey,
     ops: *mut bpf_sock_ops,
 ) -> Option<Held> {
-    let (sent, srtt) = sent(ops);
+    let sent = sent(ops);
     // Without a flow nobody could give the rate back in the end.
     let flow: *mut Flow = FLOWS.get_ptr_mut(key)?;
     let client_key = settings.client(&key.client);
@@ -139,7 +138,7 @@ fn held(
             active: 1,
             ..sent
         };
-        held = held.and(&own, &burst, srtt);
+        held = held.and(&own, &burst);
     }
     if class.download.is_set() {
         // SAFETY: a live map value, aligned words.
@@ -154,7 +153,7 @@ fn held(
             active: share::active(active, now, DOWNLOAD),
             ..sent
         };
-        held = held.and(&class.download, &burst, srtt);
+        held = held.and(&class.download, &burst);
     }
     if let Some(group) = group::of::<{ DOWNLOAD as usize }>(class) {
         let clients = group::active::<{ DOWNLOAD as usize }>(group, now);
@@ -163,7 +162,7 @@ fn held(
             active: clients * client::active::<{ DOWNLOAD as usize }>(client, now),
             ..sent
         };
-        held = held.and(&class.group_download, &burst, srtt);
+        held = held.and(&class.group_download, &burst);
     }
     Some(held)
 }

@@ -214,8 +214,9 @@ proptest! {
         let share = total / allowed;
         let jain = total * total / (flows as f64 * got.iter().map(|x| x * x).sum::<f64>());
         prop_assert_eq!(sim.dropped, 0, "debt of {} ms", sim.most_debt / MILLI);
-        // Two headers where one would do, and a sender on a short path would get 0.985.
-        prop_assert!((0.987..1.02).contains(&share), "{share:.4} of the rate, {flows} flows");
+        // With short segments behind whole ones, 8 mbit over 2 ms came to 0.9978.
+        let least = if mbit >= 8 && srtt <= 2_000_000 { 0.9985 } else { 0.987 };
+        prop_assert!((least..1.02).contains(&share), "{share:.4} of the rate, {flows} flows");
         prop_assert!(jain > 0.95, "Jain {jain:.3}: {got:?}");
     }
 }

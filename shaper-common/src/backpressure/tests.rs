@@ -27,9 +27,29 @@ const fn open(window: u64) -> Offered {
 fn the_window_is_what_the_share_has_earned() {
     let limit = limit(8 * MBIT);
     // 100 ms of burst and 1.5 round trips, less the debt: 30 ms at 1 MB/s, in
-    // whole segments.
-    assert_eq!(window(&limit, &offer(20, 100, 1)), open(20 * 1448));
-    assert_eq!(window(&limit, &offer(20, 100, 4)), open(5 * 1448));
+    // whole segments, less what is over behind the last granule.
+    assert_eq!(window(&limit, &offer(20, 100, 1)), open(20 * 1448 - 32));
+    // Five would leave 72 bytes off.
+    assert_eq!(window(&limit, &offer(20, 100, 4)), open(4 * 1448 - 32));
+}
+
+#[test]
+fn a_window_in_large_granules_ends_close_below_the_end_of_a_segment() {
+    let limit = limit(8 * MBIT);
+    let at = |debt, left| {
+        let offer = Offer {
+            granule: 1024,
+            left,
+            ..offer(2, debt, 1)
+        };
+        window(&limit, &offer)
+    };
+    // 8 KiB would be five segments and one of 952 bytes.
+    assert_eq!(at(94, 0), open(7 * 1024));
+    // Less than a segment is not used: the sender waited for more.
+    assert_eq!(at(94, 1024), open(7 * 1024));
+    // Of 13, 12 and 11 segments behind what is on its way 13 leave off least.
+    assert_eq!(at(73, 10_240), open(10_240 + 13 * 1448 - 392));
 }
 
 #[test]
@@ -45,15 +65,15 @@ fn the_window_grows_by_several_whole_segments_or_not_at_all() {
         )
     };
     // 30 ms are 30,000 bytes.
-    assert_eq!(left(10_000), open(10_000 + 13 * 1448));
-    assert_eq!(left(30_000 - 5 * 1448), open(30_000));
+    assert_eq!(left(10_000), open(10_000 + 13 * 1448 - 24));
+    assert_eq!(left(30_000 - 5 * 1448), open(30_000 - 1448 - 8));
     assert_eq!(left(30_001 - 5 * 1448), open(30_001 - 5 * 1448));
     // On a long path acknowledgements come often enough for single ones.
     let long = Offer {
         left: 110_000 - 1448,
         ..offer(100, 140, 1)
     };
-    assert_eq!(window(&limit, &long), open(110_000));
+    assert_eq!(window(&limit, &long), open(110_000 - 48));
 }
 
 #[test]
@@ -156,6 +176,7 @@ fn burst(payload: u32, debt: u64, active: u64) -> Burst {
         segment: 1448,
         headers: 52,
         payload,
+        srtt: 0,
     }
 }
 
@@ -168,7 +189,14 @@ fn pacing_is_exact_at_the_target_and_pays_back_what_is_owed() {
     assert_eq!(rate(2896, 0, 1).div_ceil(2), exact);
     assert_eq!(rate(0, 1 << 40, 1).div_ceil(2), exact);
     assert_eq!(rate(2896, 1 << 40, 1), exact / 8);
-    assert_eq!(rate(2896, 97 * MILLI, 4), exact / 4);
+    // Four may send at the same moment, 3 ms each.
+    assert_eq!(rate(2896, 92 * MILLI + MILLI / 2, 4), exact / 4);
+    // Half a round trip is on its way.
+    let long = Burst {
+        srtt: 200 * MILLI,
+        ..burst(2896, 197 * MILLI, 1)
+    };
+    assert_eq!(pacing_rate(&fast, &long), exact);
     // 44 segments take 66 ms. What the bucket is over is waited for, no more.
     let large = rate(44 * 1448, 67 * MILLI, 1);
     assert!(large.abs_diff(exact * 66 / 99) < 2000, "{large}");
@@ -179,13 +207,19 @@ fn pacing_is_exact_at_the_target_and_pays_back_what_is_owed() {
 
 #[test]
 fn little_is_in_flight_where_much_would_be_sent_at_once() {
-    let at = |bps, srtt, active| in_flight(&limit(bps), srtt, active, 1448);
+    let at = |bps, srtt, active| {
+        let burst = Burst {
+            srtt,
+            ..burst(0, 0, active)
+        };
+        in_flight(&limit(bps), &burst)
+    };
     assert_eq!(at(MBIT, 200_000, 1), 4);
     assert_eq!(at(8 * MBIT, 200_000, 1), 64);
     assert_eq!(at(8 * MBIT, 200_000, 8), 4);
     assert_eq!(at(50 * MBIT, 200_000, 1), 0);
     assert_eq!(at(MBIT, 20 * MILLI, 1), 0);
-    assert_eq!(in_flight(&Limit::NONE, 0, 1, 1448), 0);
+    assert_eq!(in_flight(&Limit::NONE, &burst(0, 0, 1)), 0);
 }
 
 proptest! {
