@@ -42,6 +42,7 @@ pub mod policy;
 mod private;
 pub mod protocol;
 pub mod quota;
+mod redb_file;
 pub mod render;
 pub mod runtime;
 pub mod sampler;

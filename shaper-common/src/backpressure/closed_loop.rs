@@ -2,6 +2,7 @@
 //! hard limit may assume is shown here for round trips of up to 200 ms.
 
 use super::tests::limit;
+use super::window::HEADERS;
 use super::*;
 use crate::bucket::{Verdict, Word, admit, charge, debt};
 use crate::share;

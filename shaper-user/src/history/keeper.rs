@@ -5,10 +5,11 @@ use super::Settings;
 use super::collect::Collector;
 use super::query;
 use super::record::Minute;
-use super::store::{Store, Trouble, aside};
+use super::store::{Store, aside};
 use crate::model;
 use crate::policy::History;
 use crate::protocol::{ErrorBody, ErrorCode, HistoryQuery};
+use crate::redb_file::StoreError;
 use crate::sampler::Sampler;
 use jiff::Timestamp;
 use std::collections::VecDeque;
@@ -198,7 +199,7 @@ impl Thread {
             return self.report(None);
         };
         let result = match self.try_write(&settings) {
-            Err(Trouble::Damaged(why)) => {
+            Err(StoreError::Damaged(why)) => {
                 self.close();
                 self.set_aside(&settings, &why);
                 self.try_write(&settings)
@@ -214,7 +215,7 @@ impl Thread {
         self.report(trouble);
     }
 
-    fn try_write(&mut self, settings: &Settings) -> Result<(), Trouble> {
+    fn try_write(&mut self, settings: &Settings) -> Result<(), StoreError> {
         let store = match &mut self.store {
             Some(store) => store,
             none => none.insert(Store::open(settings)?),
@@ -289,7 +290,7 @@ impl Thread {
             Err(query::Refused::Query(why)) => Err(ErrorBody::bad(why)),
             Err(query::Refused::Store(trouble)) => {
                 self.close();
-                if let Trouble::Damaged(why) = &trouble {
+                if let StoreError::Damaged(why) = &trouble {
                     self.set_aside(&settings, why);
                     self.write();
                 }

@@ -2,13 +2,14 @@
 
 use super::Settings;
 use super::record::{Both, FlowRow, Head, Passed, Rate, add, moved};
-use super::store::{Store, Trouble};
+use super::store::Store;
 use crate::haproxy::drain::server_name;
 use crate::model::{
     History, HistoryClient, HistoryDirection, HistoryFlow, HistoryServer, HistoryStep,
 };
 use crate::policy::client::display;
 use crate::protocol::HistoryQuery;
+use crate::redb_file::StoreError;
 use crate::runtime::parse_client;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
@@ -36,11 +37,11 @@ pub enum Refused {
     /// The question has a mistake.
     Query(String),
     /// The store has trouble.
-    Store(Trouble),
+    Store(StoreError),
 }
 
-impl From<Trouble> for Refused {
-    fn from(trouble: Trouble) -> Self {
+impl From<StoreError> for Refused {
+    fn from(trouble: StoreError) -> Self {
         Self::Store(trouble)
     }
 }

@@ -7,14 +7,12 @@
 use super::Settings;
 use super::record::{FlowRow, Head, Minute, Rate, pack, unpack};
 use crate::private;
-use redb::backends::FileBackend;
-use redb::{Builder, Database, ReadableDatabase as _, ReadableTable, TableDefinition};
+use crate::redb_file::{self, StoreError, guarded};
+use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use thiserror::Error;
 
 /// Minute and part: a minute that the daemon came back in has several.
 type Key = (u64, u32);
@@ -32,56 +30,6 @@ const PART_COST: u64 = 48;
 /// Memory for pages.
 const CACHE: usize = 8 << 20;
 
-/// Why something could not be done.
-#[derive(Debug, Error)]
-pub enum Trouble {
-    /// The file is none of ours, or broken.
-    #[error("{0}")]
-    Damaged(String),
-    /// Anything else, such as a full disk: it may go again later.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<redb::Error> for Trouble {
-    fn from(error: redb::Error) -> Self {
-        match error {
-            redb::Error::DatabaseAlreadyOpen => Self::Failed("another daemon uses it".to_owned()),
-            redb::Error::Io(error) => error.into(),
-            redb::Error::PreviousIo | redb::Error::LockPoisoned(_) => {
-                Self::Failed(error.to_string())
-            }
-            error => Self::Damaged(error.to_string()),
-        }
-    }
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Self::Damaged(error.to_string()),
-            _ => Self::Failed(error.to_string()),
-        }
-    }
-}
-
-impl From<postcard::Error> for Trouble {
-    fn from(error: postcard::Error) -> Self {
-        Self::Damaged(error.to_string())
-    }
-}
-
-macro_rules! from_redb {
-    ($($error:ident)+) => {$(
-        impl From<redb::$error> for Trouble {
-            fn from(error: redb::$error) -> Self {
-                redb::Error::from(error).into()
-            }
-        }
-    )+};
-}
-from_redb!(DatabaseError TransactionError TableError StorageError CommitError CompactionError);
-
 /// The open store.
 pub struct Store {
     db: Database,
@@ -94,35 +42,23 @@ pub fn aside(path: &Path) -> PathBuf {
     path.with_extension("redb.damaged")
 }
 
-/// The store's code asserts what a broken file does not hold.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(Trouble::Damaged(
-            "what is in it contradicts itself".to_owned(),
-        ))
-    })
-}
-
 impl Store {
     /// Opens the store, or makes it.
     ///
     /// # Errors
     /// When it is damaged or the file cannot be had.
-    pub fn open(settings: &Settings) -> Result<Self, Trouble> {
+    pub fn open(settings: &Settings) -> Result<Self, StoreError> {
         if settings.make_directory {
             private::directory_of(&settings.path)?;
         }
-        // It says who was here: nobody else reads it.
-        let file = private::store(&settings.path)?;
-        let large = file.metadata()?.len() > settings.max_size;
+        let large = match settings.path.metadata() {
+            Ok(file) => file.len() > settings.max_size,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(error.into()),
+        };
         guarded(|| {
-            let file = FileBackend::new(file)?;
-            let mut db = Builder::new()
-                .set_cache_size(CACHE)
-                .create_with_backend(file)?;
-            // Reads all of it. Only what passes is written to: a panic of the library
-            // with two tables open would be one in a destructor, which aborts.
-            db.check_integrity()?;
+            // It says who was here: nobody else reads it.
+            let db = redb_file::open(&settings.path, CACHE)?;
             let write = db.begin_write()?;
             for table in TABLES {
                 write.open_table(table)?;
@@ -134,7 +70,7 @@ impl Store {
                     None => drop(meta.insert("version", VERSION)?),
                     Some(VERSION) => {}
                     Some(other) => {
-                        return Err(Trouble::Damaged(format!("it is of version {other}")));
+                        return Err(StoreError::damaged(format!("it is of version {other}")));
                     }
                 }
             }
@@ -156,11 +92,11 @@ impl Store {
     ///
     /// # Errors
     /// When nothing was written.
-    pub fn write(&mut self, minutes: &[Minute], now: u64) -> Result<(), Trouble> {
+    pub fn write(&mut self, minutes: &[Minute], now: u64) -> Result<(), StoreError> {
         guarded(|| self.try_write(minutes, now))
     }
 
-    fn try_write(&self, minutes: &[Minute], now: u64) -> Result<(), Trouble> {
+    fn try_write(&self, minutes: &[Minute], now: u64) -> Result<(), StoreError> {
         let write = self.db.begin_write()?;
         {
             let mut meta = write.open_table(META)?;
@@ -202,7 +138,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn oldest(&self) -> Result<Option<u64>, Trouble> {
+    pub fn oldest(&self) -> Result<Option<u64>, StoreError> {
         guarded(|| {
             let heads = self.db.begin_read()?.open_table(HEADS)?;
             let first = heads.first()?.map(|(key, _)| key.value().0);
@@ -214,7 +150,11 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn heads(&self, minutes: Range<u64>, each: impl FnMut(u64, Head)) -> Result<(), Trouble> {
+    pub fn heads(
+        &self,
+        minutes: Range<u64>,
+        each: impl FnMut(u64, Head),
+    ) -> Result<(), StoreError> {
         self.read(HEADS, minutes, each)
     }
 
@@ -222,7 +162,11 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn rates(&self, minutes: Range<u64>, each: impl FnMut(u64, Rate)) -> Result<(), Trouble> {
+    pub fn rates(
+        &self,
+        minutes: Range<u64>,
+        each: impl FnMut(u64, Rate),
+    ) -> Result<(), StoreError> {
         self.read(RATES, minutes, each)
     }
 
@@ -234,7 +178,7 @@ impl Store {
         &self,
         minutes: Range<u64>,
         each: impl FnMut(u64, FlowRow),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), StoreError> {
         self.read(FLOWS, minutes, each)
     }
 
@@ -243,7 +187,7 @@ impl Store {
         table: Parts,
         minutes: Range<u64>,
         mut each: impl FnMut(u64, T),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), StoreError> {
         guarded(|| {
             let table = self.db.begin_read()?.open_table(table)?;
             for part in table.range((minutes.start, 0)..(minutes.end, 0))? {
@@ -259,7 +203,7 @@ impl Store {
 type Table<'t> = redb::Table<'t, Key, &'static [u8]>;
 
 /// Adds parts behind those that a minute has; answers what they cost.
-fn put(table: &mut Table<'_>, minute: u64, parts: Vec<Vec<u8>>) -> Result<u64, Trouble> {
+fn put(table: &mut Table<'_>, minute: u64, parts: Vec<Vec<u8>>) -> Result<u64, StoreError> {
     let last = table
         .range((minute, 0)..=(minute, u32::MAX))?
         .next_back()
@@ -275,7 +219,7 @@ fn put(table: &mut Table<'_>, minute: u64, parts: Vec<Vec<u8>>) -> Result<u64, T
 }
 
 /// Removes minutes; answers what they cost.
-fn remove(table: &mut Table<'_>, minutes: Range<u64>) -> Result<u64, Trouble> {
+fn remove(table: &mut Table<'_>, minutes: Range<u64>) -> Result<u64, StoreError> {
     let mut cost = 0;
     table.retain_in((minutes.start, 0)..(minutes.end, 0), |_, part| {
         cost += part.len() as u64 + PART_COST;
@@ -284,7 +228,7 @@ fn remove(table: &mut Table<'_>, minutes: Range<u64>) -> Result<u64, Trouble> {
     Ok(cost)
 }
 
-fn first(tables: &[Table<'_>]) -> Result<Option<u64>, Trouble> {
+fn first(tables: &[Table<'_>]) -> Result<Option<u64>, StoreError> {
     let mut first: Option<u64> = None;
     for table in tables {
         let here = table.first()?.map(|(key, _)| key.value().0);

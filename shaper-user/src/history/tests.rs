@@ -1,9 +1,10 @@
 //! The store and its thread: bounds, damage, what is left after a kill.
 
 use super::record::{Both, FlowRow, Head, Minute, Passed, Rate};
-use super::store::{Store, Trouble, aside};
+use super::store::{Store, aside};
 use super::*;
 use crate::protocol::HistoryQuery;
+use crate::redb_file::StoreError;
 use crate::testing::{FakeKernel, at, client, compiled};
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -68,7 +69,7 @@ fn minute(minute: u64, rows: u32) -> Minute {
     }
 }
 
-fn read(store: &Store) -> Result<Vec<Minute>, Trouble> {
+fn read(store: &Store) -> Result<Vec<Minute>, StoreError> {
     let mut minutes: std::collections::BTreeMap<u64, Minute> = Default::default();
     let all = 0..u64::MAX;
     store.heads(all.clone(), |n, head| {
@@ -197,7 +198,7 @@ proptest! {
         }
         fs::write(&settings.path, &bytes).unwrap();
         match Store::open(&settings) {
-            Err(Trouble::Damaged(_) | Trouble::Failed(_)) => {}
+            Err(StoreError::Damaged(_) | StoreError::Unavailable(_)) => {}
             Ok(mut store) => {
                 let _ = read(&store);
                 let _ = store.write(&[minute(3, 10)], 3);

@@ -1,8 +1,9 @@
 //! The thread that writes the store: a slow disk holds nobody up.
 
 use super::ledger::Changes;
-use super::store::{self, Store, StoreError};
+use super::store::{self, Store};
 use super::stored::Meta;
+use crate::redb_file::StoreError;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

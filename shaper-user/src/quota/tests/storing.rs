@@ -1,8 +1,9 @@
 use super::super::row::Row;
-use super::super::store::{FILE, StoreError, open};
+use super::super::store::{FILE, open};
 use super::super::stored::{Meta, Stored, VERSION};
 use super::super::writer::{Progress, Writer};
 use super::*;
+use crate::redb_file::StoreError;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

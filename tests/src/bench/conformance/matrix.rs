@@ -135,6 +135,9 @@ pub struct Conditions {
     pub congestion: Congestion,
     /// Greedy connections of the one client.
     pub flows: u16,
+    /// What the burst takes at the rate, where it is not the policy's default.
+    #[serde(skip)]
+    pub burst_time: Option<Duration>,
 }
 
 impl Conditions {
@@ -148,9 +151,12 @@ impl Conditions {
         self.bytes_per_second() * self.rtt.0.as_secs_f64()
     }
 
-    /// The policy's default burst of this rate, in bytes.
+    /// The policy's burst, in bytes: by default 100 ms of the rate, at least 64 KiB.
     pub fn burst(&self) -> u64 {
-        RateLimit::of(self.rate).burst
+        match self.burst_time {
+            Some(time) => (self.bytes_per_second() * time.as_secs_f64()) as u64,
+            None => RateLimit::of(self.rate).burst,
+        }
     }
 
     /// Waited from the first byte on, so that slow start and the initial burst
@@ -167,19 +173,29 @@ impl Conditions {
     }
 
     /// Measured time: at least `least`, or twice that where delivery may come
-    /// in steps; 600 segments; and 40 times what the burst takes at the rate,
-    /// so that a step of a burst weighs 2.5 % at most.
+    /// in steps; 600 segments; and 100 times what a sender may be ahead, so that
+    /// a bucket that was full when the warm-up ended weighs 1 % at most.
     pub fn measured(&self, least: Duration) -> Duration {
         let least = if self.is_fine() { least } else { 2 * least };
         let rate = self.bytes_per_second();
         let segments = 600.0 * PACKET as f64 / rate;
-        let bursts = 40.0 * self.burst() as f64 / rate;
-        least.max(Duration::from_secs_f64(segments.max(bursts)))
+        let ahead = self.burst() as f64 / rate + self.rtt.0.as_secs_f64() / 2.0;
+        least.max(Duration::from_secs_f64(segments.max(100.0 * ahead)))
+    }
+
+    /// How many such cells may run at a time where `jobs` of 50 mbit may: those above
+    /// 100 mbit need the whole machine, those up to 10 mbit little of it.
+    pub fn side_by_side(&self, jobs: usize) -> usize {
+        match self.rate.bps() {
+            ..=10_000_000 => 3 * jobs,
+            ..=100_000_000 => jobs,
+            _ => 1,
+        }
     }
 
     /// Whether it needs the whole machine for itself.
     pub fn is_heavy(&self) -> bool {
-        self.rate.bps() > 100_000_000
+        self.side_by_side(2) == 1
     }
 }
 
@@ -191,6 +207,7 @@ impl fmt::Display for Conditions {
             rtt,
             congestion,
             flows,
+            burst_time: _,
         } = self;
         write!(f, "{direction} {rate} {rtt} ms {congestion} ×{flows}")
     }
@@ -236,6 +253,7 @@ pub fn cells(
                                     rtt,
                                     congestion,
                                     flows,
+                                    burst_time: None,
                                 },
                             });
                         }
@@ -287,15 +305,26 @@ mod tests {
             rtt: "200".parse().unwrap(),
             congestion: Congestion::Cubic,
             flows: 1,
+            burst_time: None,
         };
         let least = Duration::from_secs(5);
-        // 40 × 64 KiB at 125 kB/s.
-        assert_eq!(conditions.measured(least).as_millis(), 20_971);
+        // 100 × 64 KiB at 125 kB/s, and 100 times 100 ms.
+        assert_eq!(conditions.measured(least).as_millis(), 62_428);
         assert_eq!(conditions.warm_up(), Duration::from_secs(4));
+        assert_eq!(conditions.side_by_side(4), 12);
         conditions.rate = "50mbit".parse().unwrap();
-        assert_eq!(conditions.measured(least), least);
+        assert_eq!(conditions.measured(least), 4 * least);
+        assert_eq!(conditions.side_by_side(4), 4);
+        conditions.rtt = "20".parse().unwrap();
+        assert_eq!(conditions.measured(2 * least).as_secs(), 11);
+        conditions.burst_time = Some(Duration::from_millis(500));
+        assert_eq!(conditions.burst(), 3_125_000);
+        assert_eq!(conditions.measured(least).as_secs(), 51);
+        conditions.burst_time = None;
+        conditions.rate = "500mbit".parse().unwrap();
+        assert!(conditions.is_heavy());
         conditions.rtt = "0.2".parse().unwrap();
-        assert_eq!(conditions.measured(least), 2 * least);
+        assert_eq!(conditions.measured(2 * least), 4 * least);
         for wrong in ["-1", "fast", "2001", "NaN"] {
             assert!(wrong.parse::<RoundTrip>().is_err(), "{wrong}");
         }

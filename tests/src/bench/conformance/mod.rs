@@ -19,7 +19,8 @@
 //! (`tcp_rmem` and `tcp_wmem` of both namespaces are raised where they are
 //! smaller, the senders' too): 50 MB for 500 mbit over 200 ms.
 //!
-//! Light cells run side by side, those above 100 mbit alone. The last column
+//! Light cells run side by side, those above 100 mbit alone. Each is measured for
+//! 100 times what its sender may be ahead (the burst, half a round trip). The last column
 //! names what a cell misses, and `(CPU)` where the machine had no time left.
 //!
 //! A cell is void, not bad, when the path lost a frame that no limiter dropped,
@@ -44,7 +45,7 @@ use std::time::Duration;
 /// Options of `conformance`. Lists are separated by commas.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// About two minutes: ours, 8 and 50 mbit, 0.2, 20 and 100 ms, 5 s each
+    /// About two minutes: ours, 8 and 50 mbit, 0.2, 20 and 100 ms, 5 s each and more
     #[arg(long)]
     quick: bool,
     /// Limits of the client [default: 1mbit,8mbit,50mbit,500mbit]
@@ -65,10 +66,13 @@ pub struct Args {
     /// [default: ours,nft,hashlimit,ifb-tbf,tbf]
     #[arg(long, value_delimiter = ',')]
     limiter: Option<Vec<Limiter>>,
-    /// Least measured time of a cell; low rates take longer [default: 10]
+    /// Least measured time of a cell; low rates and long round trips take longer [default: 10]
     #[arg(long)]
     seconds: Option<f64>,
-    /// Cells at a time; above 100 mbit always one
+    /// What our burst takes at the rate, in seconds, in place of the policy's default
+    #[arg(long)]
+    burst: Option<f64>,
+    /// Cells at a time; up to 10 mbit three times as many, above 100 mbit always one
     #[arg(long, default_value_t = 4)]
     jobs: usize,
     /// Writes every cell to this file, after each cell
@@ -100,7 +104,9 @@ impl Args {
             .iter()
             .map(|us| RoundTrip(Duration::from_micros(*us)))
             .collect();
-        let cells = matrix::cells(
+        let burst_time = self.burst.map(Duration::try_from_secs_f64);
+        let burst_time = burst_time.transpose().context("--burst")?;
+        let mut cells = matrix::cells(
             &or(&self.limiter, limiters),
             &or(&self.direction, &[Direction::Upload, Direction::Download]),
             &or(&self.rate, &rates),
@@ -109,6 +115,9 @@ impl Args {
             &or(&self.flows, &[1, 8]),
         );
         ensure!(!cells.is_empty(), "no limiter covers these directions");
+        for cell in &mut cells {
+            cell.conditions.burst_time = burst_time;
+        }
         Ok(cells)
     }
 

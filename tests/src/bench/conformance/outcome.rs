@@ -178,6 +178,7 @@ mod tests {
             rtt: rtt.parse().unwrap(),
             congestion: Congestion::Cubic,
             flows: 1,
+            burst_time: None,
         }
     }
 

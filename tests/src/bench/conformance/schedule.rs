@@ -4,7 +4,7 @@ use super::cell;
 use super::matrix::{Cell, Limiter};
 use super::outcome::Outcome;
 use anyhow::Result;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,8 +20,7 @@ pub fn estimate(cells: &[Cell], least: Duration, jobs: usize) -> Duration {
     let time = |cell: &Cell| {
         let conditions = &cell.conditions;
         let time = AROUND + conditions.warm_up() + conditions.measured(least);
-        let jobs = if conditions.is_heavy() { 1 } else { jobs };
-        time.div_f64(jobs as f64)
+        time.div_f64(conditions.side_by_side(jobs) as f64)
     };
     cells.iter().map(time).sum()
 }
@@ -41,10 +40,13 @@ pub fn run(
         paths: Mutex::default(),
         save: &save,
     };
-    let all = cells.iter().copied().enumerate();
-    let (heavy, light): (Vec<_>, Vec<_>) = all.partition(|(_, cell)| cell.conditions.is_heavy());
-    for (queue, jobs) in [(light, jobs), (heavy, 1)] {
-        let queue = Mutex::new(VecDeque::from(queue));
+    let mut queues: BTreeMap<usize, VecDeque<(usize, Cell)>> = BTreeMap::new();
+    for (index, &cell) in cells.iter().enumerate() {
+        let jobs = cell.conditions.side_by_side(jobs);
+        queues.entry(jobs).or_default().push_back((index, cell));
+    }
+    for (jobs, queue) in queues.into_iter().rev() {
+        let queue = Mutex::new(queue);
         thread::scope(|scope| {
             let workers: Vec<_> = (0..jobs)
                 .map(|_| {
