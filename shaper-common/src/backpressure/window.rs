@@ -58,7 +58,8 @@ pub struct Offered {
 
 /// The window to offer.
 ///
-/// It grows by several segments at a time, and ends where one does ([`fitted`]).
+/// It grows by several segments at a time, and ends where one does, as closely as
+/// granules let it.
 ///
 /// A sender that finds a window smaller than a segment waits. It is woken by a
 /// window update when its share has earned a step; should that be lost, by

@@ -187,8 +187,8 @@ impl Conditions {
     /// 100 mbit need the whole machine, those up to 10 mbit little of it.
     pub fn side_by_side(&self, jobs: usize) -> usize {
         match self.rate.bps() {
-            ..=10_000_000 => 3 * jobs,
-            ..=100_000_000 => jobs,
+            0..=10_000_000 => 3 * jobs,
+            10_000_001..=100_000_000 => jobs,
             _ => 1,
         }
     }
