@@ -10,7 +10,6 @@ use crate::private;
 use crate::redb_file::{self, StoreError, guarded};
 use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -51,11 +50,8 @@ impl Store {
         if settings.make_directory {
             private::directory_of(&settings.path)?;
         }
-        let large = match settings.path.metadata() {
-            Ok(file) => file.len() > settings.max_size,
-            Err(error) if error.kind() == ErrorKind::NotFound => false,
-            Err(error) => return Err(error.into()),
-        };
+        // Where that cannot be asked, opening it says why.
+        let large = (settings.path.metadata()).is_ok_and(|file| file.len() > settings.max_size);
         guarded(|| {
             // It says who was here: nobody else reads it.
             let db = redb_file::open(&settings.path, CACHE)?;

@@ -3,7 +3,7 @@
 //!
 //! | limiter | set up as | counts |
 //! | --- | --- | --- |
-//! | ours | `[default]` with the rate; the default burst, which is also named | from the IP header on |
+//! | ours | `[default]` with the rate and the burst, the policy's default | from the IP header on |
 //! | nft | input or output hook, `limit rate over`, the same burst, drop | from the IP header on |
 //! | hashlimit | INPUT or OUTPUT, `--hashlimit-above`, by client, default burst (it refuses one below a second) | from the IP header on, in steps of 16 bytes/s, from 10 MB/s on of 1 KiB/s |
 //! | ifb-tbf | ingress redirected to an ifb, TBF there: burst max(rate/250, 5 kB), latency 50 ms | with the Ethernet header: the rate is set 1514/1500 higher |

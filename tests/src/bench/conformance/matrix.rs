@@ -183,19 +183,21 @@ impl Conditions {
         least.max(Duration::from_secs_f64(segments.max(100.0 * ahead)))
     }
 
-    /// How many such cells may run at a time where `jobs` of 50 mbit may: those above
-    /// 100 mbit need the whole machine, those up to 10 mbit little of it.
+    /// How many such cells may run at a time where `jobs` of 50 mbit may: those up to
+    /// 10 mbit need little of the machine.
     pub fn side_by_side(&self, jobs: usize) -> usize {
-        match self.rate.bps() {
-            0..=10_000_000 => 3 * jobs,
-            10_000_001..=100_000_000 => jobs,
-            _ => 1,
+        if self.is_heavy() {
+            1
+        } else if self.rate.bps() <= 10_000_000 {
+            3 * jobs
+        } else {
+            jobs
         }
     }
 
     /// Whether it needs the whole machine for itself.
     pub fn is_heavy(&self) -> bool {
-        self.side_by_side(2) == 1
+        self.rate.bps() > 100_000_000
     }
 }
 

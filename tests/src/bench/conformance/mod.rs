@@ -69,7 +69,7 @@ pub struct Args {
     /// Least measured time of a cell; low rates and long round trips take longer [default: 10]
     #[arg(long)]
     seconds: Option<f64>,
-    /// What our burst takes at the rate, in seconds, in place of the policy's default
+    /// What the burst of ours and of nft takes at the rate, in seconds [default: the policy's]
     #[arg(long)]
     burst: Option<f64>,
     /// Cells at a time; up to 10 mbit three times as many, above 100 mbit always one
